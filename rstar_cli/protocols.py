@@ -1,0 +1,177 @@
+"""What search asks of the world, and the plain values that cross that border.
+
+`search/` knows only these. Engines, the sandbox and the grader fulfil them; tests use the shipped scripted engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from rstar_cli.records import ExecutionStatus, Verdict
+
+Finish = Literal["stop", "eos", "length"]
+"""Why sampling ended: a stop tag, the model's end-of-sequence token, or the token limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of text that is tokenised by itself: the prompt, one step, or one output block.
+
+    Attributes:
+        text: the text, tags included.
+        token_ids: the ids as sampled; None where the engine shall tokenise the text itself.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """Ask for n continuations of one prefix.
+
+    Attributes:
+        prefix: the prompt, then every segment so far; at least the prompt.
+        n: how many continuations, >= 1.
+        seed: 64-bit seed; continuation i depends on (model, prefix, seed, i) alone, never on the batch it ran in.
+        stop: tags that end a continuation; the tag belongs to the text.
+        max_tokens: token limit of one continuation.
+        temperature: 0 is greedy (then n is 1).
+    """
+
+    prefix: tuple[Segment, ...]
+    n: int
+    seed: int
+    stop: tuple[str, ...]
+    max_tokens: int
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One continuation, cut into steps after each `<end_of_step>` tag.
+
+    Attributes:
+        segments: the steps in order, at least one; the last one may be unfinished (see `finish`).
+        logprobs: the policy's log-probability of each segment's tokens at temperature 1, nats, <= 0.
+        finish: why it ended.
+    """
+
+    segments: tuple[Segment, ...]
+    logprobs: tuple[float, ...]
+    finish: Finish
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine says of itself, for manifests.
+
+    Attributes:
+        name: `scripted`, `transformers`, ...
+        model: name or path of the model.
+        tokenizer: fingerprint of the tokenizer; token ids of equal fingerprints may be mixed.
+        device: where it runs.
+    """
+
+    name: str
+    model: str
+    tokenizer: str
+    device: str
+
+
+@dataclass(slots=True)
+class TokenUsage:
+    """Tokens computed by an engine since it was made: sampled ones, and those of prefixes run through the model."""
+
+    generated: int = 0
+    prefilled: int = 0
+
+
+class Policy(Protocol):
+    """A model that proposes steps."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine is."""
+
+    @property
+    def usage(self) -> TokenUsage:
+        """Tokens computed so far."""
+
+    def sample(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
+        """Answer each request with its n samples, in the order of the requests."""
+
+    def forget(self, prompt: Segment) -> None:
+        """Free whatever is cached for prefixes that start with this prompt: its search is over."""
+
+    def close(self) -> None:
+        """Give back memory and devices."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionResult:
+    """What became of one step's or program's code.
+
+    Attributes:
+        status: the outcome; failure is decided by it alone, never by the text.
+        stdout: what this step printed (or the whole program), capped.
+        error: exception type and message, with the step's own line; empty when ok.
+        seconds: wall-clock time by the supervising side.
+    """
+
+    status: ExecutionStatus
+    stdout: str = ""
+    error: str = ""
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the code ran to its end."""
+        return self.status is ExecutionStatus.OK
+
+
+@dataclass(frozen=True, slots=True)
+class ExecuteRequest:
+    """Run several branches, each a list of steps, on top of one common prefix of steps that ran well before.
+
+    Attributes:
+        prefix: code of the steps so far, in order; may be empty.
+        branches: per branch, the code of its new steps in order; a branch ends at its first step that fails.
+    """
+
+    prefix: tuple[str, ...]
+    branches: tuple[tuple[str, ...], ...]
+
+
+class StepExecutor(Protocol):
+    """Runs untrusted Python."""
+
+    def execute(self, requests: Sequence[ExecuteRequest]) -> list[list[list[ExecutionResult]]]:
+        """Per request, per branch: the results of its steps up to and with the first failure.
+
+        Branches never see each other's effects. A prefix that fails on replay (it ran well before, so this is rare:
+        a timeout on a loaded machine) gives every branch one result `lost`.
+        """
+
+    def close(self) -> None:
+        """End every process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """A verdict and the grading stage that decided it (`string`, `number`, `symbolic`, `none`, ...)."""
+
+    verdict: Verdict
+    decided_by: str
+
+
+class AnswerGrader(Protocol):
+    """Compares answers with gold."""
+
+    def grade(self, pairs: Sequence[tuple[str, str | None]]) -> list[Grade]:
+        """Grade (gold, prediction) pairs, in order; a prediction of None is `no_answer`."""
+
+    def close(self) -> None:
+        """End every process."""

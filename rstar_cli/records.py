@@ -1,0 +1,205 @@
+"""The rows of every artifact, and the words they use. Files and formats: DESIGN section 4.
+
+Rows of ours are frozen and refuse unknown keys; rows that come from others (`Problem`) keep their extra fields.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Verdict(StrEnum):
+    """Outcome of grading. `timeout` and `error` are never counted as incorrect silently."""
+
+    CORRECT = "correct"
+    INCORRECT = "incorrect"
+    NO_ANSWER = "no_answer"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+
+class ExecutionStatus(StrEnum):
+    """Outcome of running code."""
+
+    OK = "ok"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+    DENIED = "denied"
+    EXIT = "exit"
+    KILLED = "killed"
+    OUTPUT_LIMIT = "output_limit"
+    PROTOCOL = "protocol"
+    LOST = "lost"
+
+
+class StopReason(StrEnum):
+    """Why a node of a tree is as it is."""
+
+    STEP = "step"
+    """A step that ran; the solution goes on below it."""
+    CODE = "code"
+    """The step that closed the program; only an answer comes below it."""
+    ANSWER = "answer"
+    """The answer: a finished trajectory."""
+    FAILED = "failed"
+    """Its code did not run to the end (see `execution`)."""
+    MALFORMED = "malformed"
+    """Not a step: no closing tag within the token limit, or tags out of order."""
+    DUPLICATE = "duplicate"
+    """The same text as an earlier sibling."""
+    DEPTH = "depth"
+    """It ran, but stands at the depth limit without an answer."""
+
+
+class Row(BaseModel):
+    """Base of our own rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Problem(BaseModel):
+    """A row of `problems.jsonl`. Extra fields of the source are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    id: str = Field(min_length=1)
+    problem: str = Field(min_length=1)
+    answer: str = ""
+    source: str = ""
+    level: int | None = None
+    subject: str | None = None
+
+
+class Execution(Row):
+    """What became of code, without the clock (equal runs are equal files)."""
+
+    status: ExecutionStatus
+    stdout: str = ""
+    error: str = ""
+
+
+class TreeNode(Row):
+    """A node of a search tree. Node 0 is the root: the problem, with no step.
+
+    Attributes:
+        visits: backups through this node (N); 0 for failed, malformed and duplicate candidates.
+        q: mean reward W/N in [-1, 1]; 0 where visits is 0.
+        prior: the policy's log-probability of the step, nats.
+        prm_score: the PRM's value in [-1, 1].
+        execution: of this step's own code.
+    """
+
+    id: int
+    parent: int | None = None
+    depth: int = 0
+    text: str = ""
+    token_ids: tuple[int, ...] | None = None
+    visits: int = 0
+    q: float = 0.0
+    prior: float | None = None
+    prm_score: float | None = None
+    stop: StopReason = StopReason.STEP
+    answer: str | None = None
+    verdict: Verdict | None = None
+    execution: Execution | None = None
+
+
+class Rollout(Row):
+    """One backup: the node where the rollout ended, and the reward in [-1, 1]."""
+
+    leaf: int
+    reward: float
+
+
+class Tree(Row):
+    """A row of `trees.jsonl`: the whole search of one problem.
+
+    Attributes:
+        tokenizer: fingerprint of the tokenizer that the `token_ids` belong to.
+        tokens_generated: tokens sampled for this tree.
+        tokens_prefilled: tokens of prefixes that the tree needed, each counted once.
+    """
+
+    problem_id: str
+    prompt: str
+    seed: int
+    tokenizer: str
+    tokens_generated: int
+    tokens_prefilled: int
+    rollouts: tuple[Rollout, ...]
+    nodes: tuple[TreeNode, ...]
+
+
+class SolutionRow(Row):
+    """A row of `solutions.jsonl`: one finished trajectory, run again from scratch."""
+
+    problem_id: str
+    node_ids: tuple[int, ...]
+    steps: tuple[str, ...]
+    predicted_answer: str | None
+    verdict: Verdict
+    decided_by: str
+    execution: Execution
+    mean_q: float
+    min_q: float
+    min_prm: float | None = None
+
+
+class SftStep(Row):
+    """One segment of a completion. `output` marks what the interpreter printed: no loss is taken on it."""
+
+    text: str
+    token_ids: tuple[int, ...] | None = None
+    output: bool = False
+
+
+class SftRow(Row):
+    """A row of `sft.jsonl`: `prompt` and `completion` are TRL's; `steps` is the completion, segment by segment."""
+
+    problem_id: str
+    prompt: str
+    completion: str
+    steps: tuple[SftStep, ...]
+    tokenizer: str = ""
+
+
+class PairRow(Row):
+    """A row of `pairs.jsonl`: two continuations of one prompt, the first with the higher Q."""
+
+    problem_id: str
+    prompt: str
+    chosen: str
+    rejected: str
+    q_gap: float
+    weight: float
+
+
+class StepLabelRow(Row):
+    """A row of `step_labels.jsonl`: a trajectory with a label and a value (Q in [-1, 1]) for each step."""
+
+    problem_id: str
+    prompt: str
+    completions: tuple[str, ...]
+    labels: tuple[bool, ...]
+    values: tuple[float, ...]
+
+
+class EvalSample(Row):
+    """One answer to one problem. `group` numbers equal answers, None where there is no answer."""
+
+    answer: str | None
+    group: int | None = None
+    verdict: Verdict
+    tokens: int
+    score: float | None = None
+
+
+class EvalRow(Row):
+    """A row of `eval/NAME.METHOD.jsonl`."""
+
+    problem_id: str
+    level: int | None = None
+    samples: tuple[EvalSample, ...]

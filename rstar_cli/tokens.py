@@ -1,0 +1,100 @@
+"""Text to token ids, segment by segment, the same in training, search and scoring.
+
+Joining two segments and tokenising the whole can give other ids than tokenising each (BPE merges over the seam). So
+nothing is ever joined first: a sampled segment keeps the ids that were sampled, any other is encoded by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rstar_cli.errors import SetupError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rstar_cli.protocols import Segment
+    from rstar_cli.records import SftRow
+
+IGNORED = -100
+"""Label of a token that takes no loss (PyTorch's `ignore_index`)."""
+
+
+class StepTokenizer:
+    """A Hugging Face tokenizer that encodes segments.
+
+    Attributes:
+        hf: the tokenizer itself.
+        fingerprint: 16 hex digits; equal fingerprints give equal ids.
+    """
+
+    def __init__(self, hf: PreTrainedTokenizerBase) -> None:
+        self.hf = hf
+        vocabulary = repr(sorted(hf.get_vocab().items())).encode()
+        probe = repr(hf.encode(" 12 + x\n<end_of_step>", add_special_tokens=False)).encode()
+        self.fingerprint = hashlib.sha256(vocabulary + probe).hexdigest()[:16]
+        self._encode = lru_cache(maxsize=65536)(self._encode_uncached)
+
+    @classmethod
+    def load(cls, model: str | Path) -> StepTokenizer:
+        """Load from a checkpoint directory or a hub id.
+
+        Raises:
+            SetupError: it can't be found or read.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            return cls(AutoTokenizer.from_pretrained(str(model)))
+        except (OSError, ValueError) as error:
+            raise SetupError(
+                f"no tokenizer for {model}: {error}",
+                remedy="Give a checkpoint directory with tokenizer.json, or a hub id that this machine can reach.",
+            ) from error
+
+    def _encode_uncached(self, text: str) -> tuple[int, ...]:
+        return tuple(self.hf.encode(text, add_special_tokens=False))
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of one segment, no special tokens added."""
+        return self._encode(text)
+
+    def encode_prompt(self, text: str) -> tuple[int, ...]:
+        """Ids of a prompt: as `encode`, after the beginning-of-sequence token where the tokenizer has one to add."""
+        ids = self.encode(text)
+        bos = self.hf.bos_token_id
+        starts = bos is not None and self.hf.encode("x", add_special_tokens=True)[0] == bos
+        return (bos, *ids) if starts and ids[:1] != (bos,) else ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids, exactly: tags kept, no clean-up of spaces."""
+        return str(self.hf.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def prefix_ids(self, prefix: Iterable[Segment]) -> list[int]:
+        """Ids of a prefix of segments, the prompt first."""
+        ids: list[int] = []
+        for i, segment in enumerate(prefix):
+            known = segment.token_ids
+            ids += (
+                known if known is not None else (self.encode(segment.text) if i else self.encode_prompt(segment.text))
+            )
+        return ids
+
+    def training_ids(self, row: SftRow) -> tuple[list[int], list[int]]:
+        """Token ids and labels of a training row, of equal length; prompt and output blocks are `IGNORED`.
+
+        Sampled ids are taken only where the row was sampled with this very tokenizer. No end-of-sequence token is
+        added: a solution ends with its answer tag.
+        """
+        ids = list(self.encode_prompt(row.prompt))
+        labels = [IGNORED] * len(ids)
+        for step in row.steps:
+            sampled = step.token_ids if row.tokenizer == self.fingerprint else None
+            new = list(sampled if sampled is not None else self.encode(step.text))
+            ids += new
+            labels += [IGNORED] * len(new) if step.output else new
+        return ids, labels
