@@ -1,0 +1,1 @@
+"""Sources of problems: files, hub data sets, the synthetic generator."""
