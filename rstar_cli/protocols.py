@@ -103,6 +103,9 @@ class Policy(Protocol):
     def sample(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
         """Answer each request with its n samples, in the order of the requests."""
 
+    def count_tokens(self, segment: Segment) -> int:
+        """Tokens of a segment, as the model reads it."""
+
     def forget(self, prompt: Segment) -> None:
         """Free whatever is cached for prefixes that start with this prompt: its search is over."""
 

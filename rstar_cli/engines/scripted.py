@@ -1,0 +1,90 @@
+"""A shipped stand-in for a model: a deterministic script that answers any problem. For tests, demos and dry runs.
+
+It writes real steps in the real format, which really run: sound steps, slips (the program ends with a wrong answer),
+steps that crash, and text that is no step, in the shares below. What it writes depends on the request's seed and
+prefix alone.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+
+from rstar_cli.prompts import ANSWER, ANSWER_END, CODE_END, OUTPUT, OUTPUT_END, STEP_END
+from rstar_cli.protocols import EngineInfo, Sample, SampleRequest, Segment, TokenUsage
+
+SHARES = {"sound": 0.62, "slip": 0.2, "crash": 0.12, "malformed": 0.06}
+"""How often each kind of step is written."""
+
+
+class ScriptedPolicy:
+    """The stand-in.
+
+    Args:
+        answers: the right answer by prompt text; the script is "right" where it ends without a slip. A prompt that is
+            not among them gets the answer 0.
+    """
+
+    def __init__(self, answers: Mapping[str, str]) -> None:
+        self._answers = answers
+        self._usage = TokenUsage()
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine is; a token is a byte of UTF-8."""
+        return EngineInfo(name="scripted", model="scripted", tokenizer="bytes", device="none")
+
+    @property
+    def usage(self) -> TokenUsage:
+        """Bytes written and read so far."""
+        return self._usage
+
+    def count_tokens(self, segment: Segment) -> int:
+        """Bytes of a segment."""
+        return len(segment.text.encode())
+
+    def sample(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
+        """Answer each request by the script."""
+        return [[self._write(request, i) for i in range(request.n)] for request in requests]
+
+    def forget(self, prompt: Segment) -> None:
+        """Nothing is cached."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _write(self, request: SampleRequest, draw: int) -> Sample:
+        prompt = request.prefix[0].text
+        done = "".join(segment.text for segment in request.prefix[1:])
+        place = f"{prompt}\x1f{done}" if request.temperature == 0 else f"{request.seed}\x1f{draw}"
+        rng = random.Random(place)  # seeded by text: the same on every machine
+        written: list[str] = []
+        logprobs: list[float] = []
+        while not written or not written[-1].endswith(request.stop):
+            text, share = self._step(prompt, done + "".join(written), rng)
+            written.append(text)
+            logprobs.append(math.log(share))
+            if STEP_END not in text and not text.endswith(request.stop):
+                break
+        self._usage.generated += sum(len(text.encode()) for text in written)
+        segments = tuple(Segment(text, tuple(text.encode())) for text in written)
+        return Sample(segments, tuple(logprobs), "stop" if written[-1].endswith(request.stop) else "length")
+
+    def _step(self, prompt: str, done: str, rng: random.Random) -> tuple[str, float]:
+        """The next step's text and how likely it is."""
+        if CODE_END in done:
+            printed = done.rpartition(OUTPUT)[2].partition(OUTPUT_END)[0]
+            return f"{ANSWER}\\boxed{{{printed}}}{ANSWER_END}", 1.0
+        number = done.count(STEP_END) + 1
+        if number > 1 + len(prompt) % 3:
+            answer = self._answers.get(prompt, "0")
+            shown = f"not {answer}" if "slip" in done else answer
+            return f"\n# the answer\nprint({shown!r})\n{CODE_END}", 1.0
+        (kind,) = rng.choices(list(SHARES), weights=list(SHARES.values()))
+        way = rng.randint(1, 4)  # several ways of each kind, so that candidates differ
+        share = SHARES[kind] / 4
+        if kind == "malformed":
+            return f"\n# step {number}, way {way}, without an end", share
+        line = "1 / 0" if kind == "crash" else f"v{number} = {way}"
+        return f"\n# step {number}: {kind}\n{line}\n{STEP_END}", share

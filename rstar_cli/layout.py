@@ -1,0 +1,219 @@
+"""Every path of a run, once; and its manifests. The layout is drawn in DESIGN section 4."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from rstar_cli.config import Recipe, load_recipe
+from rstar_cli.errors import ConfigMismatchError, DataError, MissingArtifactError, StorageError
+from rstar_cli.jsonl import replacing
+
+EMBEDDED = "embedded"
+"""Name of the packaged tiny model."""
+
+
+def model_path(name: str) -> str:
+    """A model's directory or hub id: `embedded` is the packaged one, anything else is taken as it is."""
+    return str(resources.files("rstar_cli").joinpath("embedded/model")) if name == EMBEDDED else name
+
+
+@dataclass(frozen=True, slots=True)
+class RoundDir:
+    """The files of one round."""
+
+    root: Path
+    number: int
+
+    @property
+    def manifest(self) -> Path:
+        """What each stage did."""
+        return self.root / "manifest.json"
+
+    @property
+    def problems(self) -> Path:
+        """The round's exact problem set."""
+        return self.root / "problems.jsonl"
+
+    @property
+    def trees(self) -> Path:
+        """Search trees."""
+        return self.root / "trees.jsonl"
+
+    @property
+    def solutions(self) -> Path:
+        """Finished trajectories, run again and graded."""
+        return self.root / "solutions.jsonl"
+
+    @property
+    def sft(self) -> Path:
+        """Training rows of the policy."""
+        return self.root / "sft.jsonl"
+
+    @property
+    def pairs(self) -> Path:
+        """Step preferences."""
+        return self.root / "pairs.jsonl"
+
+    @property
+    def step_labels(self) -> Path:
+        """Step labels."""
+        return self.root / "step_labels.jsonl"
+
+    @property
+    def policy(self) -> Path:
+        """The policy trained in this round."""
+        return self.root / "policy"
+
+    def eval_rows(self, name: str, method: str) -> Path:
+        """Samples of an evaluation."""
+        return self.root / "eval" / f"{name}.{method}.jsonl"
+
+    def eval_summary(self, name: str) -> Path:
+        """Accuracy by method of an evaluation set."""
+        return self.root / "eval" / f"{name}.json"
+
+
+class RunDir:
+    """A run: a directory with a recipe, made where there is none.
+
+    Attributes:
+        root: the directory.
+        recipe: its recipe.
+    """
+
+    def __init__(self, root: Path, recipe: Recipe) -> None:
+        self.root = root
+        self.recipe = recipe
+
+    @classmethod
+    def create(cls, root: Path, recipe_file: Path | None = None) -> RunDir:
+        """Make a run from a recipe file; None is the default recipe.
+
+        Raises:
+            ConfigMismatchError: the run exists with another recipe.
+        """
+        recipe = load_recipe(recipe_file)
+        target = root / "recipe.toml"
+        if target.exists():
+            if load_recipe(target).text != recipe.text:
+                raise ConfigMismatchError(
+                    f"{target} differs from {recipe.origin}",
+                    remedy="Take another --run, or edit the run's recipe.toml.",
+                )
+        else:
+            write_bytes(target, recipe.text.encode())
+        return cls(root, recipe)
+
+    @classmethod
+    def open(cls, root: Path) -> RunDir:
+        """Open a run; one that does not exist is made from the default recipe.
+
+        Raises:
+            DataError: the place is taken by something that is not a run.
+        """
+        if (root / "recipe.toml").exists():
+            return cls(root, load_recipe(root / "recipe.toml"))
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise DataError("is not a run (no recipe.toml)", path=root, remedy="Give another --run.")
+        return cls.create(root)
+
+    def round(self, number: int) -> RoundDir:
+        """The files of a round."""
+        return RoundDir(self.root / f"round_{number}", number)
+
+    def eval_set(self, name: str) -> Path:
+        """The problems of an evaluation set."""
+        return self.root / "eval" / f"{name}.jsonl"
+
+    def policy_of(self, number: int) -> str:
+        """The policy that a round ended with: round 0's is the base."""
+        return self.recipe.run.base if number == 0 else str(self.round(number).policy)
+
+    def command(self, stage: str, number: int) -> str:
+        """The command that runs a stage of a round of this run, for messages."""
+        return f"rstar {stage} --round {number} --run {self.root}"
+
+    def require(self, path: Path, stage: str, number: int) -> Path:
+        """The path, if it is there.
+
+        Raises:
+            MissingArtifactError: names the command that makes it.
+        """
+        if not path.exists():
+            raise MissingArtifactError(
+                f"{path} is missing: `{stage}` of round {number} makes it", remedy=f"Run: {self.command(stage, number)}"
+            )
+        return path
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a small file, whole or not at all; its folder is made.
+
+    Raises:
+        StorageError: it can't be written.
+    """
+    make_folder(path.parent)
+    with replacing(path) as write:
+        write(data)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        StorageError: it can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}", remedy="Choose another place with --run.") from error
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest's stages by name; empty where there is none."""
+    try:
+        stages = orjson.loads(path.read_bytes())["stages"]
+    except FileNotFoundError:
+        return {}
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise DataError(f"not a manifest ({error})", path=path, remedy="Restore or remove the file.") from error
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+    if not isinstance(stages, dict):
+        raise DataError("not a manifest", path=path, remedy="Restore or remove the file.")
+    return stages
+
+
+def write_manifest(path: Path, stage: str, entry: Mapping[str, Any]) -> None:
+    """Replace one stage's entry, whole or not at all."""
+    stages = read_manifest(path)
+    stages[stage] = dict(entry)
+    write_bytes(path, orjson.dumps({"stages": stages}, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def check_unchanged(entry: Mapping[str, Any], config: Mapping[str, Any], place: str, remedy: str) -> None:
+    """Refuse to go on under another config than a stage was begun with.
+
+    Raises:
+        ConfigMismatchError: names every key that differs.
+    """
+    begun = entry.get("config", {})
+    differing = [
+        f"{key}: {begun.get(key)!r} -> {config.get(key)!r}"
+        for key in sorted({*begun, *config})
+        if begun.get(key) != config.get(key)
+    ]
+    if differing:
+        raise ConfigMismatchError(f"{place} was begun with another config ({'; '.join(differing)})", remedy=remedy)
+
+
+def default_run() -> Path:
+    """`$RSTAR_RUN`, else `runs/default`."""
+    return Path(os.environ.get("RSTAR_RUN") or "runs/default")

@@ -1,0 +1,156 @@
+"""From a settings model to command-line flags: one declaration per option.
+
+A flag that is not given stays out of the settings, so that the recipe's value, then the default, holds.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
+
+import typer
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from rstar_cli.config import Settings
+from rstar_cli.errors import UsageError
+from rstar_cli.layout import default_run
+
+
+class Place(Settings):
+    """What a command works on, and how it answers."""
+
+    json_: bool = Field(False, alias="json")
+    """One JSON object on stdout instead of the summary."""
+
+
+class RunPlace(Place):
+    """A stage of a round of a run."""
+
+    run: Path | None = None
+    """Directory of the run. [default: $RSTAR_RUN, else runs/default]"""
+    round: int = Field(1, ge=0)
+    """Round of self-training; round 0 is the base model."""
+    dry_run: bool = False
+    """Check all inputs, show settings, a prompt and an estimate; write nothing."""
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's directory."""
+        return self.run or default_run()
+
+
+class GeneratePlace(RunPlace):
+    """Where `generate` reads and writes."""
+
+    problems: str | None = None
+    """Problems to search instead of the round's own: a file (.json, .jsonl, .csv, .parquet) or a benchmark's name."""
+    limit: int | None = Field(None, ge=1)
+    """Take only the first so many problems."""
+    policy: str | None = None
+    """Policy instead of the last round's: `embedded`, a checkpoint directory, or a hub id."""
+    output: Path | None = None
+    """Write trees to this file, outside any run."""
+
+
+class VerifyPlace(RunPlace):
+    """Where `verify` reads and writes."""
+
+    input: str | None = None
+    """Rows to check instead of a round's trees: `answer` and one of `prediction`, `solution`, `code`; `-` is stdin."""
+    output: str | None = None
+    """Where checked rows go; `-` is stdout."""
+
+
+class TrainPlace(RunPlace):
+    """Where `train-policy` reads and writes."""
+
+    input: Path | None = None
+    """Training rows instead of the run's."""
+    model: str | None = None
+    """Checkpoint to train instead of the run's base."""
+    output: Path | None = None
+    """Directory of the trained checkpoint."""
+
+
+class EvaluatePlace(RunPlace):
+    """Where `evaluate` reads and writes."""
+
+    benchmark: str | None = None
+    """A benchmark's name or a file of problems instead of the recipe's evaluation sets."""
+    limit: int | None = Field(None, ge=1)
+    """Take only the first so many problems."""
+    policy: str | None = None
+    """Policy to evaluate, with no run needed: `embedded`, a checkpoint directory, or a hub id."""
+    output: Path | None = None
+    """Folder for the results when no run is used."""
+
+
+PlaceT = TypeVar("PlaceT", bound=Place)
+Command = Callable[[PlaceT, dict[str, Any]], None]
+
+
+def flags(
+    place: type[PlaceT], settings: type[Settings] | None = None
+) -> Callable[[Command[PlaceT]], Callable[..., None]]:
+    """Make a Typer command of a function of (place, given settings).
+
+    Args:
+        place: model of what the command works on.
+        settings: model of the stage's settings; their flags stand in a panel of their own.
+    """
+
+    def wrap(function: Command[PlaceT]) -> Callable[..., None]:
+        parameters = [_parameter(name, field, None) for name, field in place.model_fields.items()]
+        if settings is not None:
+            parameters += [_parameter(name, field, "Settings") for name, field in settings.model_fields.items()]
+
+        @functools.wraps(function)
+        def command(**values: Any) -> None:
+            given = {name: value for name, value in values.items() if value is not None}
+            where = {_alias(place, name): given.pop(name) for name in list(given) if name in place.model_fields}
+            try:
+                function(place(**where), given)
+            except ValidationError as error:
+                first = error.errors()[0]
+                flag = "--" + ".".join(map(str, first["loc"])).replace("_", "-")
+                raise UsageError(f"{flag}: {first['msg']} (got {first['input']!r})") from error
+
+        signed = cast(Any, command)
+        signed.__signature__ = inspect.Signature(parameters)
+        signed.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return wrap
+
+
+def _alias(model: type[Settings], name: str) -> str:
+    return model.model_fields[name].alias or name
+
+
+def _parameter(name: str, field: FieldInfo, panel: str | None) -> inspect.Parameter:
+    flag = "--" + name.strip("_").replace("_", "-")
+    boolean = field.annotation is bool
+    text = field.description or ""
+    default = field.get_default()
+    if not boolean and default not in (None, "") and "[default" not in text:
+        text += f" [default: {default}]"
+    option = typer.Option(flag, help=text.replace("\n", " "), show_default=False, rich_help_panel=panel)
+    annotation = bool if boolean else _plain(field.annotation) | None
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False if boolean else None,
+        annotation=Annotated[annotation, option],
+    )
+
+
+def _plain(annotation: Any) -> Any:
+    """The annotation as Typer understands it: `X | None` is X, choices stay choices."""
+    if get_origin(annotation) is Literal:
+        return annotation
+    options = [a for a in get_args(annotation) if a is not type(None)]
+    return options[0] if options else annotation

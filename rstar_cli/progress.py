@@ -1,0 +1,83 @@
+"""Live figures of a stage: a bar where there is a terminal, a heartbeat line where there is none. All on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+HEARTBEAT_SECONDS = 10.0
+"""Between two lines where there is no terminal."""
+
+
+class StageProgress:
+    """Progress of one stage.
+
+    Args:
+        title: what is counted, as `generate round 1`.
+        total: how many there are.
+        done: how many were finished before (a resume).
+        console: where to; stderr by default.
+    """
+
+    def __init__(self, title: str, total: int, *, done: int = 0, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._title = title
+        self._total = total
+        self._done = done
+        self._begun = time.monotonic()
+        self._started_with = done
+        self._last_line = self._begun
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> StageProgress:
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[figures]}"),
+                console=self._console,
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self._title, total=self._total, completed=self._done, figures="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    @property
+    def seconds(self) -> float:
+        """Since the stage began."""
+        return time.monotonic() - self._begun
+
+    def rate(self, count: float) -> str:
+        """A count as a rate since the beginning, three digits."""
+        per_second = count / max(self.seconds, 1e-6)
+        return f"{per_second / 1000:.1f}k/s" if per_second >= 1000 else f"{per_second:.3g}/s"
+
+    def update(self, done: int, figures: Mapping[str, str]) -> None:
+        """Show how many are done and the stage's figures, as `{"solved": "61 %", "tokens": "9.1k/s"}`."""
+        self._done = done
+        text = "  ".join(f"{name} {value}" for name, value in figures.items())
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, figures=text)
+        elif time.monotonic() - self._last_line >= HEARTBEAT_SECONDS:
+            self._last_line = time.monotonic()
+            self._console.print(f"{self._title}: {done}/{self._total}  {text}  left {self._left()}", highlight=False)
+
+    def _left(self) -> str:
+        fresh = self._done - self._started_with
+        if fresh <= 0:
+            return "?"
+        seconds = self.seconds / fresh * max(self._total - self._done, 0)
+        return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -1,0 +1,160 @@
+"""The search tree: nodes, paths, backup."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rstar_cli.protocols import ExecutionResult, Segment
+from rstar_cli.records import StopReason, Verdict
+
+VALID = frozenset({StopReason.STEP, StopReason.CODE, StopReason.ANSWER, StopReason.DEPTH})
+"""Reasons of a node that a rollout may pass or end in; any other node is a dropped candidate of 0 visits."""
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One step of a solution and what is known of it.
+
+    Attributes:
+        id: position in `Tree.nodes`; the root is 0.
+        parent: None for the root.
+        depth: steps from the root.
+        segment: the step as sampled; None for the root.
+        stop: why the node is as it is.
+        code: the step's Python, without tags.
+        execution: what became of that code; None for the root and for answers.
+        output: the output block that follows a closed program, else None.
+        answer: what an answer boxes; None elsewhere.
+        verdict: of the answer.
+        prior: the policy's log-probability of the step, nats.
+        children: every candidate, dropped ones too.
+        visits: N, backups through this node.
+        value_sum: W, their rewards' sum.
+        expanded: candidates were drawn for it; a node met inside a completion is not yet.
+        closed: nothing new can come below it; selection never enters it.
+        draws: sample requests made at this node; the next one's draw index.
+    """
+
+    id: int
+    parent: Node | None
+    depth: int
+    segment: Segment | None = None
+    stop: StopReason = StopReason.STEP
+    code: str = ""
+    execution: ExecutionResult | None = None
+    output: Segment | None = None
+    answer: str | None = None
+    verdict: Verdict | None = None
+    prior: float | None = None
+    children: list[Node] = field(default_factory=list)
+    visits: int = 0
+    value_sum: float = 0.0
+    expanded: bool = False
+    closed: bool = False
+    draws: int = 0
+
+    @property
+    def q(self) -> float:
+        """Mean reward W/N in [-1, 1]; 0 before the first visit."""
+        return self.value_sum / self.visits if self.visits else 0.0
+
+    @property
+    def valid(self) -> bool:
+        """Whether a rollout may pass or end here."""
+        return self.stop in VALID
+
+    def ucb(self, exploration: float) -> float:
+        """W/N + c * sqrt(ln N_parent / N); infinite before the first visit (paper, equation 1)."""
+        if not self.visits or self.parent is None:
+            return math.inf
+        return self.q + exploration * math.sqrt(math.log(self.parent.visits) / self.visits)
+
+
+@dataclass(slots=True)
+class Tree:
+    """The search of one problem.
+
+    Attributes:
+        prompt: the segment that every prefix starts with.
+        seed: 64-bit seed of this tree; every request's seed derives from it.
+        nodes: all nodes in order of creation.
+        rollouts: (leaf, reward) in the order of backup.
+        tokens_generated: tokens sampled for this tree.
+    """
+
+    prompt: Segment
+    seed: int
+    nodes: list[Node] = field(default_factory=lambda: [Node(0, None, 0)])
+    rollouts: list[tuple[Node, float]] = field(default_factory=list)
+    tokens_generated: int = 0
+
+    @property
+    def root(self) -> Node:
+        """The problem, with no step."""
+        return self.nodes[0]
+
+    def add(self, parent: Node, segment: Segment, prior: float) -> Node:
+        """A new candidate below `parent`; the caller says what became of it."""
+        node = Node(len(self.nodes), parent, parent.depth + 1, segment, prior=prior)
+        self.nodes.append(node)
+        parent.children.append(node)
+        return node
+
+    def prefix(self, node: Node) -> tuple[Segment, ...]:
+        """Every segment that the policy reads before it goes on from `node`, the prompt first."""
+        segments = [self.prompt]
+        for step in path(node):
+            if step.segment is not None:
+                segments.append(step.segment)
+            if step.output is not None:
+                segments.append(step.output)
+        return tuple(segments)
+
+    def backup(self, leaf: Node, reward: float) -> None:
+        """Count one rollout: N and W of the leaf and of every node above it, the root included."""
+        self.rollouts.append((leaf, reward))
+        for node in upward(leaf):
+            node.visits += 1
+            node.value_sum += reward
+
+    def close(self, node: Node) -> None:
+        """Mark a node as exhausted, and each node above it whose candidates are all exhausted by that."""
+        node.closed = True
+        for above in upward(node.parent):
+            if not above.expanded or open_children(above):
+                break
+            above.closed = True
+
+
+def valid_children(node: Node) -> list[Node]:
+    """The candidates below `node` that a rollout may take."""
+    return [child for child in node.children if child.valid]
+
+
+def open_children(node: Node) -> list[Node]:
+    """Those with something new below them."""
+    return [child for child in node.children if child.valid and not child.closed]
+
+
+def upward(node: Node | None) -> Iterator[Node]:
+    """The node, its parent, ..., the root."""
+    while node is not None:
+        yield node
+        node = node.parent
+
+
+def path(node: Node) -> list[Node]:
+    """The steps from the first one down to `node`; empty for the root."""
+    return [step for step in upward(node) if step.parent is not None][::-1]
+
+
+def codes(node: Node) -> tuple[str, ...]:
+    """The code of the steps down to `node`, each as it was executed."""
+    return tuple(step.code for step in path(node))
+
+
+def printed(node: Node) -> str:
+    """What the program down to `node` has printed."""
+    return "".join(step.execution.stdout for step in path(node) if step.execution is not None)
