@@ -1,0 +1,256 @@
+"""Runs untrusted programs on several zygotes at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import threading
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from rstar_cli.errors import UsageError
+from rstar_cli.protocols import ExecuteRequest, ExecutionResult
+from rstar_cli.records import ExecutionStatus
+from rstar_cli.sandbox.worker import Job, Settings, Worker
+
+_AHEAD = 2
+"""Requests that a zygote is given at a time: the next one is there when it has finished one."""
+_WINDOW = 32
+"""Programs under way for each worker in `run_many`."""
+_ATTEMPTS = 2
+
+
+class Sandbox:
+    """Runs untrusted Python outside our process; a `rstar_cli.protocols.StepExecutor`.
+
+    What contains a program, and what does not: see `rstar_cli.sandbox`. To be used from one thread at a time. Processes
+    start when the first code comes.
+
+    Args:
+        workers: programs run at the same time; None for one a core that we may use.
+        timeout: seconds of wall clock for a branch's new steps; replaying the prefix has as much again.
+        memory_mb: MiB that a program may map beyond the warm interpreter.
+        output_bytes: most bytes of standard output a step.
+
+    Attributes:
+        counts: steps and programs executed so far, by status; replayed prefixes are not counted.
+
+    Raises:
+        UsageError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int | None = None,
+        timeout: float = 10.0,
+        memory_mb: int = 1024,
+        output_bytes: int = 65536,
+    ) -> None:
+        if workers is None:
+            workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if workers < 1 or timeout <= 0 or memory_mb < 1 or output_bytes < 1:
+            raise UsageError("the sandbox needs at least 1 worker, and limits above 0")
+        self.counts: Counter[ExecutionStatus] = Counter()
+        self._settings = Settings(timeout, memory_mb, output_bytes)
+        self._slots: list[dict[bool, Worker]] = [{} for _ in range(workers)]
+        self._waiting: dict[bool, deque[Job]] = {False: deque(), True: deque()}
+        self._selector = selectors.DefaultSelector()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every process. The sandbox can be used again: it starts new ones."""
+        for slot in self._slots:
+            for worker in list(slot.values()):
+                self._end(worker)
+        for queue in self._waiting.values():
+            queue.clear()
+
+    def layers(self) -> tuple[str, ...]:
+        """Isolation layers that hold on this machine, among `pid`, `net`, `mount`, `user`, `limits`."""
+        self.run("")
+        return next(worker.layers for slot in self._slots for worker in slot.values() if worker.layers is not None)
+
+    def execute(self, requests: Sequence[ExecuteRequest]) -> list[list[list[ExecutionResult]]]:
+        """Per request, per branch: the results of its steps up to and with the first failure.
+
+        A request's prefix runs once, each branch in a fork of the state that it left; equal requests give equal
+        results. Branches never see each other's effects.
+
+        Args:
+            requests: in any number; they are spread over the workers.
+
+        Raises:
+            SetupError: the sandbox can't start.
+        """
+        jobs = [self._submit(request) for request in requests]
+        try:
+            while not all(job.done for job in jobs):
+                self._pump()
+        finally:
+            self._forget(jobs)
+        return [job.results for job in jobs]
+
+    def run(self, code: str) -> ExecutionResult:
+        """Run a whole program."""
+        return self.execute([ExecuteRequest((), ((code,),))])[0][0][0]
+
+    def run_many(self, codes: Iterable[str]) -> Iterator[ExecutionResult]:
+        """Run whole programs as they come; yields each result as soon as it and those before it are there.
+
+        Args:
+            codes: the programs; iterated in a thread of its own, so that it may wait for input.
+
+        Raises:
+            SetupError: the sandbox can't start.
+        """
+        feed = _Feed(codes, _WINDOW * len(self._slots))
+        self._selector.register(feed.signal, selectors.EVENT_READ)
+        under_way: deque[Job] = deque()
+        try:
+            while True:
+                over = feed.over
+                while feed.codes:
+                    under_way.append(self._submit(ExecuteRequest((), ((feed.codes.popleft(),),))))
+                while under_way and under_way[0].done:
+                    feed.room.release()
+                    yield under_way.popleft().results[0][0]
+                if over and not under_way:
+                    break
+                self._pump()
+            if feed.error is not None:
+                raise feed.error
+        finally:
+            self._selector.unregister(feed.signal)
+            feed.close()
+            self._forget(under_way)
+
+    def _submit(self, request: ExecuteRequest) -> Job:
+        job = Job(request)
+        self._waiting[job.scientific].append(job)
+        return job
+
+    def _pump(self) -> None:
+        """Hand out work, then wait for something to happen, at most a second, and take it in."""
+        self._hand_out()
+        for slot in self._slots:
+            for worker in slot.values():
+                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.wants_to_write else 0)
+                if self._selector.get_key(worker.socket).events != events:
+                    self._selector.modify(worker.socket, events, worker)
+        for key, events in self._selector.select(1.0):
+            if key.data is None:
+                key.fileobj.recv(4096)  # type: ignore[union-attr]  # the feed's signal, a socket
+                continue
+            if events & selectors.EVENT_WRITE:
+                key.data.write()
+            if events & selectors.EVENT_READ:
+                self._take_in(key.data)
+        for worker in [worker for slot in self._slots for worker in slot.values() if worker.overdue]:
+            self._bury(worker)
+
+    def _hand_out(self) -> None:
+        """Give waiting jobs to workers: first one to each, then one more. A slot runs one kind of zygote at a time."""
+        for ahead in range(1, _AHEAD + 1):
+            for slot in self._slots:
+                busy = [worker for worker in slot.values() if worker.jobs]
+                kinds = [busy[0].scientific] if busy else [False, True]
+                for kind in kinds:
+                    if self._waiting[kind] and sum(len(worker.jobs) for worker in busy) < ahead:
+                        if kind not in slot:
+                            slot[kind] = Worker(self._settings, scientific=kind)
+                            self._selector.register(slot[kind].socket, selectors.EVENT_READ, slot[kind])
+                        slot[kind].give(self._waiting[kind].popleft())
+                        break
+
+    def _take_in(self, worker: Worker) -> None:
+        try:
+            finished = worker.read()
+        except BaseException:
+            self._end(worker)
+            raise
+        if finished is None:
+            self._bury(worker)
+            return
+        for job in finished:
+            self._count(job)
+
+    def _count(self, job: Job) -> None:
+        self.counts.update(result.status for results in job.results for result in results)
+
+    def _bury(self, worker: Worker) -> None:
+        """End a zygote that is gone or stuck; what it worked on is tried once more, what waited for it just waits."""
+        self._end(worker)
+        if worker.jobs:
+            worker.jobs[0].attempts += 1
+            if worker.jobs[0].attempts >= _ATTEMPTS:
+                job = worker.jobs.popleft()
+                job.finish()
+                self._count(job)
+        for job in reversed(worker.jobs):
+            job.restart()
+            self._waiting[job.scientific].appendleft(job)
+
+    def _forget(self, jobs: Collection[Job]) -> None:
+        """Take back jobs that nobody waits for any more."""
+        for kind, queue in self._waiting.items():
+            self._waiting[kind] = deque(job for job in queue if job not in jobs)
+
+    def _end(self, worker: Worker) -> None:
+        for slot in self._slots:
+            if slot.get(worker.scientific) is worker:
+                del slot[worker.scientific]
+        self._selector.unregister(worker.socket)
+        worker.close()
+
+
+class _Feed:
+    """Takes programs from an iterable, in a thread, a bounded number ahead of the results.
+
+    Attributes:
+        codes: programs taken and not yet picked up.
+        over: whether there will be no more; read it before `codes`.
+        error: what the iterable raised.
+        room: to be released once for each result that is passed on.
+        signal: becomes readable when something has changed.
+    """
+
+    def __init__(self, codes: Iterable[str], ahead: int) -> None:
+        self.codes: deque[str] = deque()
+        self.over = False
+        self.error: Exception | None = None
+        self.room = threading.Semaphore(ahead)
+        self.signal, self._changed = socket.socketpair()
+        self._closed = False
+        threading.Thread(target=self._take, args=(iter(codes),), name="programs", daemon=True).start()
+
+    def _take(self, codes: Iterator[str]) -> None:
+        with self._changed, contextlib.suppress(OSError):  # nobody listens any more
+            while self.room.acquire() and not self._closed:
+                try:
+                    self.codes.append(next(codes))
+                except StopIteration:
+                    break
+                except Exception as exc:  # noqa: BLE001 - raised again where the results are read
+                    self.error = exc
+                    break
+                self._changed.send(b".")
+            self.over = True
+            self._changed.send(b".")
+
+    def close(self) -> None:
+        """Have the thread end, at the latest when the iterable gives its next program."""
+        self._closed = True
+        self.room.release()
+        self.signal.close()

@@ -1,0 +1,221 @@
+"""What a zygote gives up before it runs anything, layer by layer, each where the system has it.
+
+- `pid`, `net`, `mount`: namespaces of its own, so that programs see no other process, no network, and no file but
+  Python's own and the system libraries, read-only (as bubblewrap does it: https://github.com/containers/bubblewrap).
+- `user`: as root, a user id that nothing else has, or a user namespace as an ordinary user; no capability in any case.
+- `limits`: no file may be written, no core, 64 descriptors, no descendants (`program` adds memory and time).
+
+Linux only; elsewhere there is `limits` alone. man pages: namespaces(7), pivot_root(2), mount_setattr(2),
+capabilities(7).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+_NAMESPACES = _NEWNS | _NEWUTS | _NEWIPC | _NEWPID | _NEWNET
+_MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
+_MNT_DETACH = 2
+_SYS_MOUNT_SETATTR = 442  # on every architecture
+_AT_RECURSIVE = 0x8000
+_MOUNT_READ_ONLY, _MOUNT_NO_SETUID = 1, 2
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 36, 38
+_SIGKILL = 9
+_NOBODY = 65534
+_PROCESSES = 64
+"""Most processes of one zygote, where it has a user id or namespace of its own."""
+
+_VISIBLE = (
+    "/lib /lib64 /usr/lib /usr/lib64 /usr/local/lib /nix/store /usr/share/zoneinfo /etc/localtime /etc/ld.so.cache "
+    "/dev/null /dev/urandom"
+).split()
+
+
+def _call(name: str, *args: object) -> None:
+    """Call libc, raising OSError where it fails."""
+    if getattr(_libc, name)(*args) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{name}: {os.strerror(code)}")
+
+
+def enter_namespaces(extra_paths: Sequence[str]) -> list[str]:
+    """Move into namespaces of our own; the pid namespace begins with the next child.
+
+    Args:
+        extra_paths: directories that programs may read, beside Python's prefix and the system libraries.
+
+    Returns:
+        The layers that were entered.
+    """
+    if sys.platform != "linux":
+        return []
+    visible = _visible_paths(extra_paths)
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        _call("unshare", _NAMESPACES)
+    except OSError:
+        try:
+            _call("unshare", _NAMESPACES | _NEWUSER)
+            _map_user(uid, gid)
+        except OSError:
+            return []
+    layers = ["pid", "net"]
+    _close_ipc()
+    try:
+        _private_root(visible)
+        layers.append("mount")
+    except OSError:
+        os.chdir("/")  # the host's files stay visible, to the extent that our user may read them
+    return layers
+
+
+def _map_user(uid: int, gid: int) -> None:
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{_NOBODY} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{_NOBODY} {gid} 1")
+
+
+def _close_ipc() -> None:
+    """Allow no System V object: they would outlive the program that made them."""
+    for name, value in (("shmmni", "0"), ("msgmni", "0"), ("sem", "0 0 0 0")):
+        try:
+            Path("/proc/sys/kernel", name).write_text(value)
+        except OSError:  # older kernels let only the real root do so; the objects end with the zygote
+            return
+
+
+def _visible_paths(extra: Sequence[str]) -> list[str]:
+    """Existing paths that a program needs, shortest first, none below another, none of them the root."""
+    prefixes = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]
+    maps = [line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
+    libraries = sorted({os.path.dirname(path) for path in maps if path.startswith("/")})
+    paths = [*_VISIBLE, *prefixes, *extra, *libraries]
+    paths += [os.path.realpath(path) for path in paths]
+    kept: list[str] = []
+    for path in sorted({os.path.abspath(path) for path in paths if os.path.exists(path)}, key=len):
+        if path != "/" and not any(path.startswith(f"{other}/") for other in kept):
+            kept.append(path)
+    return kept
+
+
+def _private_root(visible: Sequence[str]) -> None:
+    """Make a read-only root that holds the visible paths alone."""
+    _call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
+    os.umask(0o022)
+    base = "/proc"  # there on every Linux, and no Python lives in it
+    _call("mount", b"tmpfs", base.encode(), b"tmpfs", 0, b"mode=755,size=1m")
+    for path in visible:
+        place = base + path
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        if os.path.islink(path):
+            os.symlink(os.readlink(path), place)
+            continue
+        if os.path.isdir(path):
+            os.mkdir(place)
+        else:
+            os.close(os.open(place, os.O_CREAT | os.O_WRONLY))
+        _call("mount", path.encode(), place.encode(), None, _MS_BIND | _MS_REC, None)
+    attributes = (ctypes.c_uint64 * 4)(_MOUNT_READ_ONLY | _MOUNT_NO_SETUID, 0, 0, 0)
+    setattr_ = (_SYS_MOUNT_SETATTR, -100, base.encode(), _AT_RECURSIVE, ctypes.byref(attributes), 32)
+    _call("syscall", *setattr_)
+    os.chdir(base)
+    _call("pivot_root", b".", b".")  # stacks the old root on the new one, see pivot_root(2)
+    _call("umount2", b".", _MNT_DETACH)
+    os.chdir("/")
+
+
+def drop_privileges(*, namespaced: bool) -> list[str]:
+    """Give up user id and capabilities for good, and lower the limits that all programs share.
+
+    Returns:
+        The layers that hold from now on.
+    """
+    layers = []
+    os.umask(0o077)
+    own_user = sys.platform == "linux" and os.geteuid() == 0 and _become_nobody()
+    if own_user or (namespaced and os.geteuid() == _NOBODY):
+        layers.append("user")
+    if sys.platform == "linux":
+        for capability in range(64):
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+        header, empty = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+        _call("capset", ctypes.byref(header), ctypes.byref(empty))
+        _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)  # no program traces another or the zygote
+    for limit, value in ((resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, 64)):
+        resource.setrlimit(limit, (value, value))
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
+        resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
+    if layers:
+        _bound_processes()
+    return [*layers, "limits"]
+
+
+def _become_nobody() -> bool:
+    """As root: change to a user id that nothing else has, if Python can be read by it."""
+    for uid in (0x70000000 + os.getpid(), _NOBODY):
+        if _readable_as(uid):
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            return True
+    return False
+
+
+def _readable_as(uid: int) -> bool:
+    """Whether a user can import: tried in a child."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            code = 0 if all(os.access(path, os.R_OK) for path in (os.__file__, sys.prefix)) else 1
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def _bound_processes() -> None:
+    """Bound the processes of this user, unless the system counts those of others with ours (before Linux 5.14)."""
+    hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    bound = _PROCESSES if hard == resource.RLIM_INFINITY else min(_PROCESSES, hard)
+    resource.setrlimit(resource.RLIMIT_NPROC, (bound, hard))
+    try:
+        child = os.fork()
+    except BlockingIOError:
+        resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
+        return
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    resource.setrlimit(resource.RLIMIT_NPROC, (bound, bound))
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill us when our parent ends. Call after the last change of credentials, which clears it.
+
+    Args:
+        parent: what `os.getppid()` must be: a parent that ended before the call sends nothing. 0 where the parent is
+            outside our pid namespace.
+    """
+    if sys.platform == "linux":
+        _call("prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends, so that none is lost."""
+    if sys.platform == "linux":
+        _call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

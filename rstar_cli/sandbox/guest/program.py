@@ -1,0 +1,226 @@
+"""Runs untrusted code: everything here happens in a process that a zygote forked for one request, and dies with it.
+
+Once code of a program has run, nothing in the process can be relied on. It may claim what it likes about its own steps,
+on its own socket; the zygote holds the clock and the kill.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import io
+import json
+import os
+import random
+import resource
+import signal
+import socket
+import sys
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, NoReturn
+
+from .wire import ERROR_BYTES, frame
+
+_RESERVE_BYTES = 4 << 20
+"""Address space set free when memory runs out, so that the claim can be made."""
+
+_DENIED = frozenset({errno.EPERM, errno.EACCES, errno.EROFS, errno.EFBIG})
+"""What the kernel answers to a process that asks for more than it may: rights, a read-only root, file size 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of a program.
+
+    Attributes:
+        timeout: seconds of wall clock for a branch, and again for the prefix.
+        address_space: bytes of virtual memory, 0 for no limit.
+        output_bytes: most bytes of standard output that a step keeps.
+    """
+
+    timeout: float
+    address_space: int
+    output_bytes: int
+
+
+class _OutputLimitError(BaseException):
+    """Raised in the program by a write beyond the limit; not an Exception, so that honest handlers let it pass."""
+
+
+class _Output(io.RawIOBase):
+    """Standard output: keeps the first `limit` bytes, refuses the rest."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+        self._kept = bytearray()
+        self.overflowed = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        data = bytes(memoryview(data))
+        room = self._limit - len(self._kept)
+        self._kept += data[:room]
+        if len(data) > room:
+            self.overflowed = True
+            raise _OutputLimitError
+        return len(data)
+
+    def take(self) -> str:
+        """What was written since the last call, as text of at most `limit` UTF-8 bytes."""
+        text = self._kept.decode("utf-8", "replace")
+        self._kept = bytearray()
+        return text.encode()[: self._limit].decode("utf-8", "ignore")
+
+
+class Program:
+    """A fresh `__main__` that runs steps one after the other."""
+
+    def __init__(self, limits: Limits) -> None:
+        main = types.ModuleType("__main__")
+        main.__dict__["__builtins__"] = __builtins__
+        sys.modules["__main__"] = main
+        self._globals = main.__dict__
+        self._output = _Output(limits.output_bytes)
+        self._stdout = sys.stdout = io.TextIOWrapper(self._output, encoding="utf-8", newline="\n")
+        self._reserve: bytes | None = bytes(_RESERVE_BYTES)
+        self._steps = 0
+
+    def step(self, code: str) -> tuple[str, str, str]:
+        """Run one step's code; returns (status, stdout, error)."""
+        self._steps += 1
+        name = f"<step {self._steps}>"
+        status, error = "ok", ""
+        try:
+            exec(compile(code, name, "exec", dont_inherit=True), self._globals)  # noqa: S102 - what it is for
+            self._stdout.flush()
+        except BaseException as exc:  # noqa: BLE001 - whatever a program raises is its result
+            self._reserve = None
+            status, error = _describe(exc, name)
+        if status != "ok":
+            self._flush()
+        if self._output.overflowed:
+            status, error = "output_limit", "OutputLimit: printed more than a step may"
+        return status, self._output.take(), error
+
+    def _flush(self) -> None:
+        """Save what a failed step had printed before it failed."""
+        try:
+            self._stdout.flush()
+        except (ValueError, OSError, MemoryError, _OutputLimitError):
+            return  # closed, detached or full: there is nothing to save
+
+
+def _describe(exc: BaseException, name: str) -> tuple[str, str]:
+    """Status and error text of what a step raised."""
+    if isinstance(exc, MemoryError):
+        status = "memory"
+        gc.collect()
+    elif isinstance(exc, SystemExit):
+        status = "exit"
+    elif isinstance(exc, OSError) and exc.errno in _DENIED:
+        status = "denied"
+    else:
+        status = "error"
+    try:
+        text = str(exc)
+    except BaseException:  # noqa: BLE001 - the program's own __str__
+        text = "<its text can't be had>"
+    line = _own_line(exc, name)
+    kind = type.__getattribute__(type(exc), "__name__")
+    text = f"{kind}: {text}" if text else str(kind)
+    if isinstance(exc, SyntaxError) and exc.filename == name:
+        text = f"{kind}: {exc.msg}"  # str() of it repeats our file name
+    text = text.encode("utf-8", "replace")[: ERROR_BYTES - 50].decode("utf-8", "ignore")
+    return status, f"{text} (line {line})" if line else text
+
+
+def _own_line(exc: BaseException, name: str) -> int | None:
+    """The line of the step itself that raised or led to the exception."""
+    if isinstance(exc, SyntaxError) and exc.filename == name:
+        return exc.lineno
+    line, trace = None, exc.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == name:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def serve(link: socket.socket, prefix: Sequence[str], branches: Sequence[Sequence[str]], limits: Limits) -> NoReturn:
+    """Be the program of one request.
+
+    Runs the prefix, says so with an empty frame, then awaits one order a branch: for all but the last it comes with a
+    socket, and a fork runs the branch and answers there; the last branch is run here.
+
+    Args:
+        link: our end of the socket to the zygote; no other descriptor beyond 0 to 2 is open.
+        prefix: code of the common steps.
+        branches: code of each branch's steps, at least one branch.
+        limits: what the kernel and we hold the program to.
+    """
+    leave = os._exit
+    try:
+        forks = _restrict(limits)
+        program = Program(limits)
+        sys.setrecursionlimit(sys.getrecursionlimit() + _depth())  # programs get the depth that plain Python gives
+        random.seed(0)  # the standard library reseeds it in every child
+        for code in prefix:
+            if program.step(code)[0] != "ok":
+                leave(0)
+        link.sendall(frame(b""))
+        for steps in branches[:-1]:
+            order, fds, _, _ = socket.recv_fds(link, 1, 1)
+            if not order:
+                leave(0)
+            reply = socket.socket(fileno=fds[0])
+            state = random.getstate()
+            resource.setrlimit(resource.RLIMIT_NPROC, (forks, forks))
+            if os.fork() == 0:
+                link.close()
+                random.setstate(state)
+                _branch(program, reply, steps)
+                leave(0)
+            resource.setrlimit(resource.RLIMIT_NPROC, (0, forks))
+            reply.close()
+        if link.recv(1):
+            _branch(program, link, branches[-1])
+    finally:
+        leave(0)
+
+
+def _depth() -> int:
+    """Frames below a step's code that a plain script does not have."""
+    depth, frame_ = 1, sys._getframe()
+    while frame_.f_back is not None:
+        depth, frame_ = depth + 1, frame_.f_back
+    return depth
+
+
+def _branch(program: Program, reply: socket.socket, steps: Sequence[str]) -> None:
+    """Run a branch's steps, with one claim each, up to the first that fails."""
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    for code in steps:
+        status, stdout, error = program.step(code)
+        claim = {"status": status, "stdout": stdout, "error": error}
+        reply.sendall(frame(json.dumps(claim, ensure_ascii=False).encode("utf-8", "replace")))
+        if status != "ok":
+            return
+
+
+def _restrict(limits: Limits) -> int:
+    """Lower our limits; returns the number of processes that we may raise our own limit to again."""
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks for branches need no waiting for
+    if limits.address_space:
+        resource.setrlimit(resource.RLIMIT_AS, (limits.address_space, limits.address_space))
+    seconds = 2 * ceil(limits.timeout) + 2  # behind the zygote's clock, for prefix and branch
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    forks = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, forks))
+    return forks

@@ -1,0 +1,263 @@
+"""The zygote: a warm interpreter that forks a program for every request, and the guard that ends it.
+
+Two processes, neither of which ever runs a program's code. The *guard* enters the namespaces, forks the zygote and
+waits: when the host or the zygote ends, it ends the other side. The *zygote*, pid 1 of its namespace, imports what
+programs need, then answers requests one by one: it holds the clock, reads the claims, and kills. Killing pid 1, or its
+one `kill(-1)`, ends everything that a program may have left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from . import isolation, program, warmup
+from .wire import FrameError, FrameReader, Record, frame, record
+
+_END_SECONDS = 2.0
+"""How long a branch's process may take to vanish after its last claim, before everything is killed."""
+
+
+def main() -> None:
+    """Entry point: argv holds our import path, then the settings as JSON.
+
+    Settings: `control` (descriptor of the socket to the host), `host` (its pid), `scientific`, `timeout`, `memory_mb`,
+    `output_bytes`, `paths` (directories to import from).
+    """
+    sys.path.remove(sys.argv[1])
+    settings = json.loads(sys.argv[2])
+    sys.argv[:], sys.orig_argv[:] = [""], [""]
+    host = socket.socket(fileno=settings["control"])
+    sys.path += [path for path in settings["paths"] if path not in sys.path]
+    try:
+        _start(host, settings)
+    except Exception as exc:  # noqa: BLE001 - the host has no other way to learn why we can't serve
+        host.sendall(record(Record.FAILED, payload=f"{type(exc).__name__}: {exc}".encode()))
+
+
+def _start(host: socket.socket, settings: dict[str, Any]) -> None:
+    watch = _watch(settings["host"])
+    statm = _open_statm_directory()
+    layers = isolation.enter_namespaces(settings["paths"])
+    isolation.adopt_orphans()
+    guard = os.getpid()
+    zygote = os.fork()
+    if zygote:
+        if statm is not None:
+            os.close(statm)
+        _guard(zygote, host, watch)
+    if watch is not None:
+        os.close(watch)
+    own_namespace = os.getpid() == 1
+    layers += isolation.drop_privileges(namespaced=bool(layers))
+    isolation.die_with_parent(0 if own_namespace else guard)
+    isolation.adopt_orphans()
+    sys.path[:] = [path for path in sys.path if os.path.isdir(path)]
+    os.environ.clear()
+    os.environ.update(PATH="/usr/bin:/bin", HOME="/nonexistent", LC_ALL="C.UTF-8")
+    warmup.load_standard()
+    if settings["scientific"]:
+        warmup.load_scientific()
+    limits = program.Limits(
+        timeout=settings["timeout"],
+        address_space=_address_space(statm, settings["memory_mb"] << 20),
+        output_bytes=settings["output_bytes"],
+    )
+    gc.collect()
+    gc.freeze()
+    host.sendall(record(Record.READY, payload=json.dumps(layers).encode()))
+    Zygote(host, limits).serve()
+
+
+def _watch(host_pid: int) -> int | None:
+    """A descriptor that becomes readable when the host ends; None where the system has no such thing."""
+    try:
+        watch = os.pidfd_open(host_pid)
+    except (AttributeError, OSError):
+        return None
+    if os.getppid() != host_pid:
+        os._exit(1)
+    return watch
+
+
+def _open_statm_directory() -> int | None:
+    """/proc, kept open across the change of root."""
+    try:
+        return os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+
+
+def _address_space(proc: int | None, allowance: int) -> int:
+    """The limit that gives a program its allowance on top of what the zygote maps; bytes, 0 where it can't be known."""
+    if proc is None:
+        return 0
+    try:
+        statm = os.open("self/statm", os.O_RDONLY, dir_fd=proc)
+    except OSError:
+        return 0
+    finally:
+        os.close(proc)
+    pages = int(os.read(statm, 200).split()[0])
+    os.close(statm)
+    return pages * os.sysconf("SC_PAGE_SIZE") + allowance
+
+
+def _guard(zygote: int, host: socket.socket, watch: int | None) -> NoReturn:
+    """Wait for the end of host or zygote; leave no process behind."""
+    poll = select.poll()
+    poll.register(host, 0)  # reports nothing but the end of the host's side
+    if watch is not None:
+        poll.register(watch, select.POLLIN)
+    with contextlib.suppress(AttributeError, OSError):
+        poll.register(os.pidfd_open(zygote), select.POLLIN)
+    while not poll.poll(1000):
+        if os.waitpid(zygote, os.WNOHANG)[0]:
+            os._exit(0)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(zygote, signal.SIGKILL)
+    _end_children(zygote)
+    os._exit(0)
+
+
+def _end_children(leader: int) -> None:
+    """Kill and reap every descendant.
+
+    Args:
+        leader: a child; if it leads a process group, that is killed with it.
+    """
+    if os.getpid() == 1:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
+    else:
+        for kill in (os.kill, os.killpg):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                kill(leader, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
+            for orphan in _children():
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(orphan, signal.SIGKILL)
+
+
+def _children() -> list[int]:
+    """Our children, as far as /proc tells; as pid 1 of a namespace there is no need to ask."""
+    if os.getpid() == 1:
+        return []
+    try:
+        with open("/proc/thread-self/children", encoding="ascii") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        return []
+
+
+class _Base:
+    """The process that runs a request's prefix, then forks its branches or runs the last one."""
+
+    def __init__(self, pid: int, link: socket.socket, claim_bytes: int) -> None:
+        self.pid = pid
+        self.link = link
+        self.reader = FrameReader(link, claim_bytes)
+
+    def end(self) -> None:
+        """End it and all that came of it."""
+        self.link.close()
+        _end_children(self.pid)
+
+
+class Zygote:
+    """Answers requests, in order, until the host hangs up."""
+
+    def __init__(self, host: socket.socket, limits: program.Limits) -> None:
+        self._host = host
+        self._limits = limits
+        self._claim_bytes = 6 * limits.output_bytes + 20_000  # JSON writes a control character in six bytes
+        self._records = bytearray()
+
+    def serve(self) -> None:
+        """Answer requests for ever."""
+        requests = FrameReader(self._host, (1 << 32) - 1)
+        while (payload := requests.read()) is not None:
+            request = json.loads(payload)
+            self._answer(request["prefix"], request["branches"])
+            self._records += record(Record.DONE)
+            self._host.sendall(self._records)
+            self._records.clear()
+
+    def _answer(self, prefix: list[str], branches: list[list[str]]) -> None:
+        base: _Base | None = None
+        for index, steps in enumerate(branches):
+            if base is None:
+                # without a prefix there is nothing to share: every branch is a fork of our own
+                base = self._start_base(prefix, branches[index:] if prefix else [steps])
+            if base is None:
+                for lost in range(index, len(branches)):
+                    self._records += record(Record.LOST, lost)
+                return
+            if not self._run_branch(base, index, len(steps), last=not prefix or index == len(branches) - 1):
+                base.end()
+                base = None
+
+    def _start_base(self, prefix: list[str], branches: Sequence[list[str]]) -> _Base | None:
+        """Fork a process and have it run the prefix; None where that fails."""
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._host.close()
+                ours.close()
+                program.serve(theirs, prefix, branches, self._limits)
+            finally:
+                os._exit(1)
+        theirs.close()
+        base = _Base(pid, ours, self._claim_bytes)
+        with contextlib.suppress(TimeoutError, FrameError):
+            if base.reader.read(time.monotonic() + self._limits.timeout) is not None:
+                return base
+        base.end()
+        return None
+
+    def _run_branch(self, base: _Base, index: int, count: int, *, last: bool) -> bool:
+        """Have one branch run and record what becomes of its steps; whether the base can serve another."""
+        replies, reader = self._order(base, last=last)
+        started = time.monotonic()
+        deadline = started + self._limits.timeout
+        for _ in range(count):
+            kind, payload = Record.KILLED, None
+            try:
+                payload = reader.read(deadline)
+            except TimeoutError:
+                kind = Record.TIMEOUT
+            except FrameError:
+                kind = Record.PROTOCOL
+            now = time.monotonic()
+            if payload is None:
+                self._records += record(kind, index, now - started)
+                break
+            self._records += record(Record.CLAIM, index, now - started, payload)
+            started = now
+        gone = not last and reader.wait_end(time.monotonic() + _END_SECONDS)
+        replies.close()
+        return gone
+
+    def _order(self, base: _Base, *, last: bool) -> tuple[socket.socket, FrameReader]:
+        """Order the base to run its next branch; returns where the claims come."""
+        if last:
+            with contextlib.suppress(OSError):
+                base.link.send(b"!")
+            return base.link, base.reader
+        ours, theirs = socket.socketpair()
+        with contextlib.suppress(OSError):  # a base that is gone shows in the replies
+            socket.send_fds(base.link, [b"!"], [theirs.fileno()])
+        theirs.close()
+        return ours, FrameReader(ours, self._claim_bytes)
