@@ -143,7 +143,7 @@ class GenerateConfig(EngineConfig, SandboxConfig):
     """Candidate steps sampled at a node."""
     exploration: float = Field(2.0, ge=0)
     """c in UCB = W/N + c * sqrt(ln N_parent / N)."""
-    rollout: Literal["expand", "complete"] = "expand"
+    rollout_style: Literal["expand", "complete"] = "expand"
     """How a rollout goes on below the expanded node: `expand` every node down to a leaf (paper), or `complete` one
     candidate in a single generation (cheaper)."""
     temperature: float = Field(1.0, gt=0)

@@ -112,8 +112,12 @@ class RunDir:
         return cls(root, recipe)
 
     @classmethod
-    def open(cls, root: Path) -> RunDir:
+    def open(cls, root: Path, *, create: bool = True) -> RunDir:
         """Open a run; one that does not exist is made from the default recipe.
+
+        Args:
+            root: the directory.
+            create: False leaves the disk as it is: a run that does not exist is only thought of.
 
         Raises:
             DataError: the place is taken by something that is not a run.
@@ -122,7 +126,7 @@ class RunDir:
             return cls(root, load_recipe(root / "recipe.toml"))
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise DataError("is not a run (no recipe.toml)", path=root, remedy="Give another --run.")
-        return cls.create(root)
+        return cls.create(root) if create else cls(root, load_recipe(None))
 
     def round(self, number: int) -> RoundDir:
         """The files of a round."""

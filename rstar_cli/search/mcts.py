@@ -26,7 +26,7 @@ class MctsConfig:
     rollouts: int
     candidates: int
     exploration: float
-    rollout: Literal["expand", "complete"]
+    rollout_style: Literal["expand", "complete"]
     temperature: float
     limits: Limits
 
@@ -84,7 +84,7 @@ def _rollout(tree: Tree, config: MctsConfig) -> Generator[Question, Any, Node | 
                 return node  # a dead end: no candidate runs
             tree.close(node)  # all that runs below it is known already: nothing to back up
             return None
-        if fresh and config.rollout == "complete":
+        if fresh and config.rollout_style == "complete":
             return (yield from complete(tree, child, config.temperature, config.limits))
         node = child
     return node

@@ -1,0 +1,5 @@
+"""`python -m rstar_cli` is `rstar`."""
+
+from rstar_cli.cli import main
+
+main()

@@ -1,0 +1,260 @@
+"""The `rstar` command. It alone prints, exits, and turns errors into messages."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import orjson
+import typer
+
+from rstar_cli import __version__
+from rstar_cli.config import EvaluateConfig, GenerateConfig, SettingsT, TrainPolicyConfig, VerifyConfig
+from rstar_cli.errors import RstarError, UsageError
+from rstar_cli.layout import RunDir, default_run
+from rstar_cli.options import EvaluatePlace, GeneratePlace, Place, RunPlace, TrainPlace, VerifyPlace, flags
+
+if TYPE_CHECKING:
+    from rstar_cli.stages.common import Summary
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+problems_app = typer.Typer(no_args_is_help=True, help="Make, import and list problems.")
+app.add_typer(problems_app, name="problems", rich_help_panel="Around the rounds")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rstar {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+) -> None:
+    """A small language model teaches itself mathematics: search over executed steps, verify, fine-tune, repeat.
+
+    One round:  rstar generate  →  rstar verify  →  rstar train-policy  →  rstar evaluate
+    """
+
+
+@app.command(rich_help_panel="A round")
+@flags(GeneratePlace, GenerateConfig)
+def generate(place: GeneratePlace, given: dict[str, Any]) -> None:
+    """Search every problem of a round by MCTS over executed steps; writes trees.jsonl.
+
+    [dim]rstar generate --round 1[/dim]
+    """
+    run, config = _open(place, GenerateConfig, "generate", given, outside=place.output is not None)
+    from rstar_cli.stages.dry_run import dry_run_generate
+    from rstar_cli.stages.generate import generate as stage
+
+    _show(place, dry_run_generate(place, config, run) if place.dry_run else stage(place, config, run))
+
+
+@app.command(rich_help_panel="A round")
+@flags(VerifyPlace, VerifyConfig)
+def verify(place: VerifyPlace, given: dict[str, Any]) -> None:
+    """Run every finished trajectory again and grade it; writes solutions and training rows.
+
+    [dim]rstar verify --round 1[/dim]
+
+    [dim]rstar verify --input rows.jsonl --output -[/dim]    grades anybody's outputs
+    """
+    _refuse_two_streams(place, place.output)
+    outside = place.input is not None or place.output is not None
+    run, config = _open(place, VerifyConfig, "verify", given, outside=outside)
+    from rstar_cli.stages.dry_run import dry_run_verify
+
+    if place.dry_run:
+        _show(place, dry_run_verify(place, config, run))
+    elif run is None:
+        from rstar_cli.stages.verify_rows import verify_rows
+
+        _show(place, verify_rows(place, config))
+    else:
+        from rstar_cli.stages.verify import verify as stage
+
+        _show(place, stage(place, config, run))
+
+
+@app.command("train-policy", rich_help_panel="A round")
+@flags(TrainPlace, TrainPolicyConfig)
+def train_policy(place: TrainPlace, given: dict[str, Any]) -> None:
+    """Fine-tune the policy on the best verified trajectories of all rounds so far; writes policy/.
+
+    [dim]rstar train-policy --round 1[/dim]
+    """
+    outside = place.input is not None or place.output is not None
+    run, config = _open(place, TrainPolicyConfig, "train-policy", given, outside=outside)
+    from rstar_cli.stages.dry_run import dry_run_train
+    from rstar_cli.stages.train_policy import train as stage
+
+    _show(place, dry_run_train(place, config, run) if place.dry_run else stage(place, config, run))
+
+
+@app.command(rich_help_panel="A round")
+@flags(EvaluatePlace, EvaluateConfig)
+def evaluate(place: EvaluatePlace, given: dict[str, Any]) -> None:
+    """Measure a round's policy on held-out problems, with 95 % intervals; round 0 is the base model.
+
+    [dim]rstar evaluate --round 1[/dim]
+
+    [dim]rstar evaluate --policy embedded --benchmark problems.jsonl[/dim]    needs no run
+    """
+    run, config = _open(place, EvaluateConfig, "evaluate", given, outside=place.policy is not None)
+    from rstar_cli.stages.dry_run import dry_run_evaluate
+    from rstar_cli.stages.evaluate import evaluate as stage
+
+    _show(place, dry_run_evaluate(place, config, run) if place.dry_run else stage(place, config, run))
+
+
+@app.command(rich_help_panel="Around the rounds")
+def init(
+    run: Annotated[
+        Path | None, typer.Option(help=r"Directory of the run. \[default: $RSTAR_RUN, else runs/default]")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe file; the embedded model's where absent.")] = None,
+) -> None:
+    """Make a run from a recipe. A stage makes one from the default recipe by itself where there is none."""
+    made = RunDir.create(run or default_run(), recipe)
+    _note(f"{made.root / 'recipe.toml'} is there.\nnext: {made.command('generate', 1)}")
+
+
+@problems_app.command("make")
+def problems_make(
+    output: Annotated[str, typer.Option(help="File for the rows; - is stdout.")],
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal problems.")] = 0,
+    levels: Annotated[str, typer.Option(help="Levels: reasoning steps, 1 to 6.")] = "1-5",
+    split: Annotated[str, typer.Option(help="train, validation or test: disjoint sets.")] = "train",
+) -> None:
+    """Generate problems with exact answers.
+
+    [dim]rstar problems make --count 200 --seed 7 --levels 1-3 --output problems.jsonl[/dim]
+    """
+    from rstar_cli.stages.problem_files import make
+
+    _note(make(output, count, seed, levels, split))
+
+
+@problems_app.command("import")
+def problems_import(
+    source: Annotated[str, typer.Argument(help="A file (.json, .jsonl, .csv, .parquet) or a benchmark's name.")],
+    output: Annotated[str | None, typer.Option(help="File for the rows; - is stdout.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Make them the training pool of this run instead.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take only the first so many.")] = None,
+) -> None:
+    """Import problems from a file or a benchmark, into a file or as a run's training pool.
+
+    [dim]rstar problems import train.csv --run runs/mine[/dim]
+    """
+    from rstar_cli.stages.problem_files import import_
+
+    _note(import_(source, output, run, limit))
+
+
+@problems_app.command("list")
+def problems_list() -> None:
+    """List the benchmarks that are known by name."""
+    from rstar_cli.problems.hub import BENCHMARKS
+
+    for name, benchmark in BENCHMARKS.items():
+        typer.echo(f"{name:14} {benchmark.hub_id}")
+
+
+def _open(
+    place: RunPlace, model: type[SettingsT], stage: str, given: dict[str, Any], *, outside: bool
+) -> tuple[RunDir | None, SettingsT]:
+    """The run that a command works on, made where there is none, and the stage's settings."""
+    if outside:
+        from rstar_cli.config import load_recipe
+
+        return None, load_recipe(None).stage(model, stage, 1, given)
+    run = RunDir.open(place.run_dir, create=not place.dry_run)
+    return run, run.recipe.stage(model, stage, place.round, given)
+
+
+def _refuse_two_streams(place: Place, output: str | None) -> None:
+    if place.json_ and output == "-":
+        raise UsageError("--json and --output - both want stdout", remedy="Give one of them.")
+
+
+def _note(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _show(place: Place, summary: Summary) -> None:
+    """Show a stage's summary: a table on stderr, or one JSON object on stdout."""
+    if place.json_:
+        report = {
+            "stage": summary.stage,
+            "figures": summary.figures,
+            "files": [str(path) for path in summary.files],
+            "next": summary.next_command,
+            "notes": summary.notes,
+        }
+        sys.stdout.buffer.write(orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
+    else:
+        _print_summary(summary)
+    if summary.partial:
+        raise typer.Exit(7)
+
+
+def _print_summary(summary: Summary) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(stderr=True, highlight=False)
+    table = Table(title=summary.stage, title_justify="left", title_style="bold", show_header=False, box=None)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in summary.figures.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+    console.print(table)
+    for note in summary.notes:
+        console.print(note, style="yellow", markup=False)
+    for path in summary.files:
+        console.print(f"wrote {path}", markup=False, soft_wrap=True)
+    if summary.next_command:
+        console.print(f"next: {summary.next_command}", markup=False, soft_wrap=True, style="bold")
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(143)
+
+
+def main() -> None:
+    """Run the command line; every ending has its exit code (DESIGN section 3)."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app()
+    except RstarError as error:
+        sys.exit(_fail(error))
+    except SystemExit as end:
+        if end.code in (130, 143):
+            _note("interrupted; what was finished is kept. Run the same command again to go on.")
+        raise
+
+
+def _fail(error: RstarError) -> int:
+    if "--debug" in sys.argv:
+        import traceback
+
+        traceback.print_exception(error)
+    _note(f"error: {error}")
+    if error.remedy:
+        _note(error.remedy)
+    return error.exit_code

@@ -1,0 +1,209 @@
+"""evaluate: accuracy on held-out problems. Gold is used for the figures only, never to find an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from rstar_cli.config import EvaluateConfig
+from rstar_cli.errors import UsageError
+from rstar_cli.grader import Grader
+from rstar_cli.jsonl import Journal, read_rows
+from rstar_cli.layout import RunDir, make_folder, write_bytes
+from rstar_cli.metrics import accuracy, accuracy_by_level
+from rstar_cli.options import EvaluatePlace
+from rstar_cli.progress import StageProgress
+from rstar_cli.prompts import render_prompt
+from rstar_cli.protocols import Grade, Policy, Segment
+from rstar_cli.records import EvalRow, EvalSample, Problem, StopReason, Verdict
+from rstar_cli.sandbox import Sandbox
+from rstar_cli.search.driver import drive
+from rstar_cli.search.grow import Limits
+from rstar_cli.search.mcts import Search, greedy
+from rstar_cli.search.tree import Tree
+from rstar_cli.stages.common import (
+    StageRecord,
+    Summary,
+    few_shot_of,
+    open_policy,
+    open_sandbox,
+    partial,
+    refuse_run_flags,
+)
+from rstar_cli.stages.problem_sets import eval_name, eval_problems, read_source
+
+METHOD = "greedy"
+
+
+def evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None) -> Summary:
+    """Evaluate a round's policy on the recipe's evaluation sets, or on a benchmark.
+
+    Args:
+        place: what to read and write.
+        config: settings.
+        run: the run; None where `--policy` names a model to evaluate outside one.
+    """
+    if run is None:
+        return _without_run(place, config)
+    files = run.round(place.round)
+    model = run.policy_of(place.round)
+    if place.round > 0:
+        run.require(Path(model), "train-policy", place.round)
+    if place.benchmark is not None:
+        sets = {eval_name(place.benchmark): read_source(place.benchmark, place.limit)}
+    else:
+        sets = {name: eval_problems(run, name)[: place.limit] for name in run.recipe.eval_sets}
+    summary = Summary(f"evaluate round {place.round}")
+    if run.recipe.run.base == "embedded" or place.round == 0:
+        summary.next_command = run.command("generate", place.round + 1)
+    for name, problems in sets.items():
+        rows, result = files.eval_rows(name, METHOD), files.eval_summary(name)
+        few_shot = few_shot_of(config, model)
+        identity = {
+            **config.identity(),
+            "policy": model,
+            "few_shot": few_shot,
+            "problems": [len(problems), problems[0].id, problems[-1].id],
+        }
+        inputs = {"policy": Path(model)} if Path(model).is_dir() else {}
+        record = StageRecord(files.manifest, f"evaluate {name} {METHOD}", identity, inputs, [rows, result])
+        if record.is_complete():
+            figures = orjson.loads(result.read_bytes())[METHOD]
+        else:
+            record.begin()
+            figures = _evaluate_set(name, problems, model, config, few_shot, rows, result, summary.stage)
+            record.complete({"problems": len(problems)}, tokens=figures["tokens"])
+        _tell(summary, name, figures)
+        summary.files += [result, rows]
+    return summary
+
+
+def _without_run(place: EvaluatePlace, config: EvaluateConfig) -> Summary:
+    refuse_run_flags("evaluate", run=place.run)
+    if place.policy is None or place.benchmark is None:
+        raise UsageError("without a run, evaluate needs --policy and --benchmark", remedy="Give both, or a --run.")
+    name = eval_name(place.benchmark)
+    problems = read_source(place.benchmark, place.limit)
+    folder = place.output or Path("eval")
+    rows, result = folder / f"{name}.{METHOD}.jsonl", folder / f"{name}.json"
+    make_folder(folder)
+    summary = Summary("evaluate", files=[result, rows])
+    few_shot = few_shot_of(config, place.policy)
+    figures = _evaluate_set(name, problems, place.policy, config, few_shot, rows, result, summary.stage)
+    _tell(summary, name, figures)
+    return summary
+
+
+def _evaluate_set(
+    name: str,
+    problems: list[Problem],
+    model: str,
+    config: EvaluateConfig,
+    few_shot: int,
+    rows: Path,
+    result: Path,
+    title: str,
+) -> dict[str, Any]:
+    """Solve what is not in the journal yet, write rows and summary, and return the method's figures."""
+    with Journal(partial(rows)) as journal:
+        todo = [p for p in problems if p.id not in journal.done]
+        right = 0
+        with (
+            open_sandbox(config) as sandbox,
+            Grader(timeout=config.grade_timeout) as grader,
+            StageProgress(f"{title} {name}", len(problems), done=len(problems) - len(todo)) as progress,
+        ):
+            policy = open_policy(config, model, problems, few_shot)
+            try:
+                for row in solve_greedily(todo, policy, sandbox, grader, config, few_shot):
+                    journal.append(row)
+                    right += row.samples[0].verdict is Verdict.CORRECT
+                    done = len(journal.done)
+                    figures = {
+                        "right": f"{right / max(1, done - len(problems) + len(todo)):.0%}",
+                        "tokens": progress.rate(policy.usage.generated),
+                    }
+                    progress.update(done, figures)
+            finally:
+                policy.close()
+        journal.finish([p.id for p in problems], rows)
+    figures_of_method = summarise(list(read_rows(rows, EvalRow)))
+    methods = orjson.loads(result.read_bytes()) if result.exists() else {}
+    methods[METHOD] = figures_of_method
+    write_bytes(result, orjson.dumps(methods, option=orjson.OPT_INDENT_2) + b"\n")
+    return figures_of_method
+
+
+def solve_greedily(
+    problems: list[Problem],
+    policy: Policy,
+    sandbox: Sandbox,
+    grader: Grader,
+    config: EvaluateConfig,
+    few_shot: int,
+) -> Iterator[EvalRow]:
+    """One greedy solution a problem; answers are graded after they were found, and steer nothing."""
+    by_id = {p.id: p for p in problems}
+    limits = Limits(config.max_step_tokens, config.max_tokens, config.max_depth)
+
+    def searches() -> Iterator[tuple[str, Search]]:
+        for problem in problems:
+            yield problem.id, greedy(Segment(render_prompt(problem.problem, few_shot)), 0, limits)
+
+    def no_gold(answers: list[tuple[str, str | None]]) -> list[Grade | None]:
+        return [None] * len(answers)
+
+    for key, tree in drive(
+        searches(),
+        policy=policy,
+        executor=sandbox,
+        grade=no_gold,
+        in_flight=config.in_flight,
+        batch=max(1, config.in_flight // 2),
+    ):
+        policy.forget(tree.prompt)
+        problem = by_id[key]
+        answer = _answer(tree)
+        (grade,) = grader.grade([(problem.answer, answer)])
+        sample = EvalSample(
+            answer=answer,
+            group=None if answer is None else 0,
+            verdict=grade.verdict,
+            tokens=tree.tokens_generated,
+        )
+        yield EvalRow(problem_id=key, level=problem.level, samples=(sample,))
+
+
+def _answer(tree: Tree) -> str | None:
+    leaf, _ = tree.rollouts[0]
+    return leaf.answer if leaf.stop is StopReason.ANSWER else None
+
+
+def summarise(rows: list[EvalRow]) -> dict[str, Any]:
+    """Accuracy with its interval, by level, verdict counts and tokens of a method with one sample a problem."""
+    right = [row.samples[0].verdict is Verdict.CORRECT for row in rows]
+    verdicts = [row.samples[0].verdict for row in rows]
+    return {
+        **accuracy(right),
+        "by_level": accuracy_by_level((row.level, ok) for row, ok in zip(rows, right, strict=True)),
+        "verdicts": {verdict.value: verdicts.count(verdict) for verdict in Verdict if verdict in verdicts},
+        "tokens": sum(row.samples[0].tokens for row in rows),
+    }
+
+
+def _tell(summary: Summary, name: str, figures: dict[str, Any]) -> None:
+    low, high = figures["ci95"]
+    summary.figures[f"{name} {METHOD}"] = (
+        f"{figures['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {figures['n']})"
+    )
+    levels = ", ".join(f"{level}: {f['accuracy']:.0%}" for level, f in figures["by_level"].items())
+    if len(figures["by_level"]) > 1:
+        summary.figures[f"{name} by level"] = levels
+    broken = {v: n for v, n in figures["verdicts"].items() if v in (Verdict.TIMEOUT, Verdict.ERROR)}
+    if broken:
+        summary.notes.append(f"{name}: grading failed on {broken}; these count as not right.")
+    if not figures["accuracy"]:
+        summary.notes.append(f"{name}: no problem was solved; this policy is too weak for it.")

@@ -1,0 +1,102 @@
+"""Which problems a round trains on and is evaluated on. Drawn once, by hash of the run's seed, and kept as files."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+from rstar_cli.config import EvalSetConfig, parse_levels
+from rstar_cli.errors import ConfigMismatchError, DataError
+from rstar_cli.jsonl import dump, read_rows, write_rows
+from rstar_cli.layout import RunDir, make_folder
+from rstar_cli.records import Problem
+from rstar_cli.search.sampling import derive_seed
+
+
+def read_source(source: str, limit: int | None) -> list[Problem]:
+    """Problems of a file or a benchmark, all with answers."""
+    from rstar_cli.problems.sources import resolve
+
+    problems = list(islice(resolve(source), limit))
+    if not problems:
+        raise DataError("holds no problem", path=source)
+    return problems
+
+
+def round_problems(run: RunDir, number: int, source: str | None, limit: int | None) -> list[Problem]:
+    """The exact problem set of a round: as kept, as given, or drawn from the run's pool or the generator.
+
+    Args:
+        run: the run.
+        number: the round, from 1.
+        source: file or benchmark that replaces the round's own.
+        limit: take only the first so many.
+
+    Raises:
+        ConfigMismatchError: another set is kept and trees were begun on it.
+    """
+    files = run.round(number)
+    kept = list(read_rows(files.problems, Problem)) if files.problems.exists() else None
+    if kept is not None and source is None and (limit is None or limit == len(kept)):
+        return kept
+    wanted = read_source(source, limit) if source else draw_problems(run, number)[:limit]
+    if kept is not None and [dump(p) for p in kept] != [dump(p) for p in wanted]:
+        begun = [p for p in (files.trees, files.trees.with_name("trees.jsonl.partial")) if p.exists()]
+        if begun:
+            raise ConfigMismatchError(
+                f"{files.problems} holds another problem set, and {begun[0]} was begun on it",
+                remedy=f"Take another --run, or remove {files.root} to do the round again.",
+            )
+    make_folder(files.root)
+    write_rows(files.problems, wanted)
+    return wanted
+
+
+def draw_problems(run: RunDir, number: int) -> list[Problem]:
+    """The problems that a round draws: from the run's pool where it has one, else from the generator."""
+    config = run.recipe.run
+    pool = run.root / "pool.jsonl"
+    if pool.exists():
+        problems = list(read_rows(pool, Problem))
+        problems.sort(key=lambda p: derive_seed(config.seed, "train", number, p.id))
+        return problems[: config.count]
+    from rstar_cli.problems.synthetic import make_problems
+
+    return make_problems(
+        config.count, derive_seed(config.seed, "train", number), parse_levels(config.levels), split="train"
+    )
+
+
+def eval_problems(run: RunDir, name: str, *, keep: bool = True) -> list[Problem]:
+    """An evaluation set of the run's recipe; made on first use and, with `keep`, written."""
+    path = run.eval_set(name)
+    if path.exists():
+        return list(read_rows(path, Problem))
+    problems = _make_eval_set(run.recipe.run.seed, name, run.recipe.eval_sets[name])
+    if keep:
+        make_folder(path.parent)
+        write_rows(path, problems)
+    return problems
+
+
+def _make_eval_set(run_seed: int, name: str, config: EvalSetConfig) -> list[Problem]:
+    if config.source != "synthetic":
+        return read_source(config.source, config.count)
+    from rstar_cli.problems.synthetic import make_problems
+
+    count = config.count or 500
+    seed = derive_seed(run_seed, "eval", name)
+    levels = parse_levels(config.levels)
+    if not config.rare:
+        return make_problems(count, seed, levels, split=config.split)
+    drawn = count
+    rare: list[Problem] = []
+    while len(rare) < count:  # about one in twelve is rare
+        drawn *= 4
+        rare = [p for p in make_problems(drawn, seed, levels, split=config.split) if (p.model_extra or {}).get("rare")]
+    return rare[:count]
+
+
+def eval_name(source: str) -> str:
+    """The name that results of a benchmark or file go by."""
+    return Path(source).stem if Path(source).suffix else source

@@ -1,0 +1,83 @@
+"""train-policy: supervised fine-tuning on the best verified trajectories of all rounds so far."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rstar_cli.config import TrainPolicyConfig
+from rstar_cli.errors import DataError, UsageError
+from rstar_cli.jsonl import read_rows
+from rstar_cli.layout import RunDir, model_path
+from rstar_cli.options import TrainPlace
+from rstar_cli.progress import StageProgress
+from rstar_cli.records import SftRow
+from rstar_cli.stages.common import StageRecord, Summary, refuse_run_flags
+
+
+def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> Summary:
+    """Fine-tune from the base and write a checkpoint.
+
+    Args:
+        place: what to read and write.
+        config: settings.
+        run: the run; None where `--input` and `--output` name plain files.
+    """
+    if run is None:
+        return _on_files(place, config)
+    if place.round < 1:
+        raise UsageError("round 0 is the base model: there is nothing to train", remedy="Give --round 1 or later.")
+    rounds = range(1, place.round + 1)
+    sources = {f"sft of round {n}": run.require(run.round(n).sft, "verify", n) for n in rounds}
+    files = run.round(place.round)
+    model = place.model or run.recipe.run.base
+    record = StageRecord(files.manifest, "train-policy", {**config.identity(), "model": model}, sources, [files.policy])
+    summary = Summary(f"train-policy round {place.round}", files=[files.policy])
+    summary.next_command = run.command("evaluate", place.round)
+    if record.is_complete():
+        summary.notes.append("It was done before; nothing was changed.")
+        return summary
+    rows = [row for path in sources.values() for row in read_rows(path, SftRow)]
+    if not rows:
+        raise DataError(
+            "there is no training row: no trajectory was right",
+            path=files.sft,
+            remedy="Search more (--rollouts), on easier problems, or with a stronger --policy.",
+        )
+    record.begin()
+    _fit(rows, model, files.policy, config, summary)
+    record.complete(summary.figures)
+    return summary
+
+
+def _on_files(place: TrainPlace, config: TrainPolicyConfig) -> Summary:
+    refuse_run_flags("train-policy", run=place.run)
+    if place.input is None or place.output is None:
+        raise UsageError("--input and --output go together", remedy="Give both, or neither and a --run.")
+    if place.output.exists():
+        raise UsageError(f"{place.output} exists already", remedy="Give a new --output.")
+    summary = Summary("train-policy", files=[place.output])
+    rows = list(read_rows(place.input, SftRow))
+    _fit(rows, place.model or "embedded", place.output, config, summary)
+    return summary
+
+
+def _fit(rows: list[SftRow], model: str, output: Path, config: TrainPolicyConfig, summary: Summary) -> None:
+    from rstar_cli.train.policy import TrainProgress, train_policy
+
+    updates = max(1, -(-len(rows) // config.batch_size) * round(config.epochs))
+    with StageProgress(summary.stage, updates) as progress:
+
+        def show(at: TrainProgress) -> None:
+            progress.update(at.update, {"loss": f"{at.loss:.3f}", "tokens": f"{at.tokens_per_second / 1000:.1f}k/s"})
+
+        report = train_policy(rows, model=model_path(model), output=output, config=config, on_progress=show)
+    summary.figures = {
+        "base": model,
+        "rows": report.rows,
+        "dropped as too long": report.dropped_too_long,
+        "tokens": report.tokens,
+        "updates": report.updates,
+        "first loss": round(report.first_loss, 4),
+        "final loss": round(report.final_loss, 4),
+        "seconds": round(report.seconds, 1),
+    }

@@ -1,0 +1,118 @@
+"""verify: run every finished trajectory of a round again from scratch, grade it, and write training rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice
+
+from rstar_cli.config import VerifyConfig
+from rstar_cli.errors import DataError, UsageError
+from rstar_cli.extract import Trajectory, pair_rows, sft_rows, solution, step_label_rows, trajectories
+from rstar_cli.grader import Grader
+from rstar_cli.jsonl import dump, read_rows, replacing
+from rstar_cli.layout import RunDir
+from rstar_cli.options import VerifyPlace
+from rstar_cli.progress import StageProgress
+from rstar_cli.records import Problem, Row, SolutionRow, Tree, Verdict
+from rstar_cli.sandbox import Sandbox
+from rstar_cli.stages.common import StageRecord, Summary, open_sandbox
+
+CHUNK = 64
+"""Trees verified together, so that the sandbox's processes all have work."""
+
+
+def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
+    """Verify a round's trees and write `solutions`, `sft`, `pairs` and `step_labels`.
+
+    Args:
+        place: which round.
+        config: settings.
+        run: the run.
+    """
+    if place.round < 1:
+        raise UsageError("round 0 has no trees to verify", remedy="Give --round 1 or later.")
+    files = run.round(place.round)
+    run.require(files.trees, "generate", place.round)
+    gold = {p.id: p.answer for p in read_rows(run.require(files.problems, "generate", place.round), Problem)}
+    outputs = [files.solutions, files.sft, files.pairs, files.step_labels]
+    inputs = {"problems": files.problems, "trees": files.trees}
+    record = StageRecord(files.manifest, "verify", config.identity(), inputs, outputs)
+    summary = Summary(f"verify round {place.round}", files=outputs)
+    summary.next_command = run.command("train-policy", place.round)
+    if record.is_complete():
+        summary.notes.append("It was done before; nothing was changed.")
+        return summary
+    record.begin()
+    counts: Counter[str] = Counter()
+    with ExitStack() as stack:
+        write = [stack.enter_context(replacing(path)) for path in outputs]
+        sandbox = stack.enter_context(open_sandbox(config))
+        grader = stack.enter_context(Grader(timeout=config.grade_timeout))
+        progress = stack.enter_context(StageProgress(summary.stage, len(gold)))
+        for tree, solutions in verified(read_rows(files.trees, Tree), gold, sandbox, grader):
+            rows: list[Sequence[Row]] = [
+                solutions,
+                sft_rows(tree, solutions, config.top),
+                pair_rows(tree, solutions),
+                step_label_rows(tree, solutions),
+            ]
+            for name, put, made in zip(("solutions", "sft", "pairs", "step labels"), write, rows, strict=True):
+                counts[name] += len(made)
+                for row in made:
+                    put(dump(row))
+            counts.update(s.verdict.value for s in solutions)
+            counts["problems"] += 1
+            counts["solved"] += any(s.verdict is Verdict.CORRECT for s in solutions)
+            progress.update(
+                counts["problems"],
+                {
+                    "solved": f"{counts['solved'] / counts['problems']:.0%}",
+                    "programs": progress.rate(counts["solutions"]),
+                },
+            )
+        seconds = progress.seconds
+    summary.figures = {
+        "problems": counts["problems"],
+        "solved": f"{counts['solved']} ({counts['solved'] / max(1, counts['problems']):.1%})",
+        "trajectories": counts["solutions"],
+        **{verdict.value.replace("_", " "): counts[verdict.value] for verdict in Verdict if counts[verdict.value]},
+        "training rows": counts["sft"],
+        "preference pairs": counts["pairs"],
+        "step label rows": counts["step labels"],
+        "seconds": round(seconds, 1),
+    }
+    if not counts["sft"]:
+        summary.notes.append("No trajectory was right: there is nothing to train on.")
+    record.complete(counts)
+    return summary
+
+
+def verified(
+    trees: Iterable[Tree], gold: dict[str, str], sandbox: Sandbox, grader: Grader
+) -> Iterator[tuple[Tree, list[SolutionRow]]]:
+    """Each tree with its finished trajectories, run again and graded, in order.
+
+    Raises:
+        DataError: a tree of a problem that is not in the round's set.
+    """
+    waiting = iter(trees)
+    while chunk := list(islice(waiting, CHUNK)):
+        found = [(tree, trajectory) for tree in chunk for trajectory in trajectories(tree)]
+        absent = next((tree.problem_id for tree in chunk if tree.problem_id not in gold), None)
+        if absent is not None:
+            raise DataError(f"trees hold problem {absent!r}, which is not in problems.jsonl", remedy="Generate again.")
+        yield from _verify_chunk(chunk, found, gold, sandbox, grader)
+
+
+def _verify_chunk(
+    chunk: list[Tree], found: list[tuple[Tree, Trajectory]], gold: dict[str, str], sandbox: Sandbox, grader: Grader
+) -> Iterator[tuple[Tree, list[SolutionRow]]]:
+    runs = sandbox.run_many([trajectory.program for _, trajectory in found])
+    grades = grader.grade([(gold[tree.problem_id], trajectory.answer) for tree, trajectory in found])
+    solutions: dict[str, list[SolutionRow]] = {tree.problem_id: [] for tree in chunk}
+    for (tree, trajectory), run, grade in zip(found, runs, grades, strict=True):
+        solutions[tree.problem_id].append(solution(tree, trajectory, run, grade))
+    for tree in chunk:
+        yield tree, solutions[tree.problem_id]

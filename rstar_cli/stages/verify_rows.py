@@ -1,0 +1,131 @@
+"""verify on plain files: grade anybody's outputs, each row flushed as soon as it and those before it are done."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+from rstar_cli.config import VerifyConfig
+from rstar_cli.errors import DataError, UsageError
+from rstar_cli.grader import Grader, extract_answer
+from rstar_cli.jsonl import dump, read_objects, replacing
+from rstar_cli.options import VerifyPlace
+from rstar_cli.prompts import CODE, CODE_END, STEP_END
+from rstar_cli.protocols import ExecutionResult, Grade
+from rstar_cli.records import Verdict
+from rstar_cli.sandbox import Sandbox
+from rstar_cli.stages.common import Summary, open_sandbox, refuse_run_flags
+
+KINDS = ("prediction", "solution", "code")
+"""Fields that hold what is checked; a row has just one of them."""
+
+Row = dict[str, Any]
+
+
+def verify_rows(place: VerifyPlace, config: VerifyConfig) -> Summary:
+    """Check the rows of `--input` and write them to `--output`, all their fields kept."""
+    refuse_run_flags("verify", run=place.run)
+    if place.input is None or place.output is None:
+        raise UsageError("--input and --output go together", remedy="Give both, or neither and a --run.")
+    counts: Counter[str] = Counter()
+    with ExitStack() as stack:
+        sandbox = stack.enter_context(open_sandbox(config))
+        grader = stack.enter_context(Grader(timeout=config.grade_timeout))
+        write = stack.enter_context(replacing(place.output))
+        for row in checked(read_objects(place.input), place.input, sandbox, grader):
+            write(dump(row))
+            counts[row["verdict"]] += 1
+    return Summary("verify", figures={"rows": counts.total(), **counts})
+
+
+def checked(rows: Iterator[tuple[int, Row]], origin: str, sandbox: Sandbox, grader: Grader) -> Iterator[Row]:
+    """The rows with `verdict`, `predicted_answer`, `decided_by` and, where code ran, `execution`; in order.
+
+    Rows are read ahead in a thread of their own, so that a finished row comes out even while the input stays open.
+    """
+    pending: queue.Queue[Future[Row] | BaseException | None] = queue.Queue(maxsize=256)
+
+    with ThreadPoolExecutor(max_workers=sandbox.workers, thread_name_prefix="rstar-verify") as threads:
+
+        def read() -> None:
+            try:
+                for line, row in rows:
+                    kind = _kind(row, origin, line)
+                    pending.put(threads.submit(_check, row, kind, sandbox, grader))
+                pending.put(None)
+            except BaseException as error:  # noqa: BLE001  it is raised again where the rows are taken
+                pending.put(error)
+
+        threading.Thread(target=read, name="rstar-verify-reader", daemon=True).start()
+        while (item := pending.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item.result()
+
+
+def _kind(row: Row, origin: str, line: int) -> str:
+    """Which field of a row is to be checked.
+
+    Raises:
+        DataError: none, several, or a field that is not text.
+    """
+    given = [kind for kind in KINDS if row.get(kind) is not None]
+    if len(given) != 1:
+        raise DataError(
+            f"has {' and '.join(given) or 'none'} of {', '.join(KINDS)}; a row has just one",
+            path=origin,
+            line=line,
+            remedy="Leave one of the fields.",
+        )
+    for name in (given[0], "answer"):
+        if row.get(name) is not None and not isinstance(row[name], str | int | float):
+            raise DataError("must be text", path=origin, line=line, field=name)
+    return given[0]
+
+
+def _check(row: Row, kind: str, sandbox: Sandbox, grader: Grader) -> Row:
+    text = str(row[kind])
+    ran: ExecutionResult | None = None
+    if kind == "prediction":
+        predicted: str | None = text
+    else:
+        predicted = extract_answer(text) if kind == "solution" else None
+        program = text if kind == "code" else _program(text)
+        if program is not None and predicted is None:
+            ran = sandbox.run(program)
+            predicted = (ran.stdout.strip() or None) if ran.ok else None
+    grade = _grade(row, predicted, ran, grader)
+    out = {**row, "verdict": grade.verdict.value, "predicted_answer": predicted, "decided_by": grade.decided_by}
+    if ran is not None:
+        out["execution"] = {
+            "status": ran.status.value,
+            "stdout": ran.stdout,
+            "error": ran.error,
+            "seconds": round(ran.seconds, 6),
+        }
+    return out
+
+
+def _grade(row: Row, predicted: str | None, ran: ExecutionResult | None, grader: Grader) -> Grade:
+    gold = row.get("answer")
+    if gold is None or gold == "":  # a bare run: nothing to compare with
+        return Grade(Verdict.NO_ANSWER, "no gold")
+    if predicted is None and ran is not None and not ran.ok:
+        return Grade(Verdict.NO_ANSWER, f"execution {ran.status.value}")
+    return grader.grade([(str(gold), predicted)])[0]
+
+
+def _program(solution: str) -> str | None:
+    """The program of a solution in the step format or in a fenced block; None where there is none."""
+    if CODE in solution and CODE_END in solution:
+        body = solution.partition(CODE)[2].partition(CODE_END)[0]
+        return body.replace(STEP_END, "\n")
+    for fence in ("```python", "```py", "```"):
+        if fence in solution:
+            return solution.partition(fence)[2].partition("```")[0]
+    return None

@@ -1,0 +1,150 @@
+"""The search alone: no process, no model."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from rstar_cli.protocols import ExecutionResult, Sample, Segment
+from rstar_cli.records import ExecutionStatus, StopReason, Verdict
+from rstar_cli.search.grow import GradeRequest, Limits
+from rstar_cli.search.mcts import MctsConfig, greedy, reward, search
+from rstar_cli.search.tree import Node, Tree, path, upward
+from tests.helpers import LIMITS, scripted_trees
+
+STYLES = ["expand", "complete"]
+
+
+def shape(tree: Tree) -> list[tuple[object, ...]]:
+    """Everything that a tree is, for comparison."""
+    nodes = [(n.id, n.parent.id if n.parent else None, n.segment, n.visits, n.value_sum, n.stop) for n in tree.nodes]
+    return [*nodes, *((leaf.id, reward) for leaf, reward in tree.rollouts)]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_visits_and_values_add_up(style: str) -> None:
+    trees, _ = scripted_trees(12, rollouts=12, rollout_style=style)
+    assert len(trees) == 12
+    for tree in trees.values():
+        assert tree.root.visits == len(tree.rollouts) > 0
+        assert [n.id for n in tree.nodes] == list(range(len(tree.nodes)))
+        for node in tree.nodes:
+            through = [r for leaf, r in tree.rollouts if node in upward(leaf)]
+            assert node.visits == len(through)
+            assert node.value_sum == sum(through)
+            assert -1 <= node.q <= 1
+            assert node.valid or node.visits == 0, "a dropped candidate is never visited"
+            if node.stop not in (StopReason.STEP, StopReason.CODE):
+                assert not node.children, "nothing stands below a finished or dropped node"
+            texts = [c.segment.text for c in node.children if c.valid and c.segment]
+            assert len(texts) == len(set(texts)), "valid siblings differ"
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(("in_flight", "batch"), [(1, 1), (3, 2), (64, 64)])
+def test_batch_size_leaves_trees_unchanged(style: str, in_flight: int, batch: int) -> None:
+    usual, _ = scripted_trees(10, rollout_style=style)
+    other, _ = scripted_trees(10, rollout_style=style, in_flight=in_flight, batch=batch)
+    assert {k: shape(t) for k, t in usual.items()} == {k: shape(t) for k, t in other.items()}
+
+
+def test_another_seed_gives_other_trees() -> None:
+    first, _ = scripted_trees(5, seed=1)
+    second, _ = scripted_trees(5, seed=2)
+    assert any(shape(first[k]) != shape(second[k]) for k in first)
+
+
+def test_some_problems_are_solved_and_right_answers_pay() -> None:
+    trees, _ = scripted_trees(20)
+    rewards = [r for tree in trees.values() for _, r in tree.rollouts]
+    assert {1.0, -1.0} == set(rewards)
+    for tree in trees.values():
+        for leaf, r in tree.rollouts:
+            assert (r == 1.0) == (leaf.verdict is Verdict.CORRECT)
+
+
+def test_generated_tokens_are_all_told_of() -> None:
+    trees, policy = scripted_trees(6)
+    assert sum(tree.tokens_generated for tree in trees.values()) == policy.usage.generated
+
+
+def test_depth_limit_ends_a_solution_without_an_answer() -> None:
+    trees, _ = scripted_trees(6, limits=Limits(256, 1024, 1))
+    stops = {leaf.stop for tree in trees.values() for leaf, _ in tree.rollouts}
+    assert stops <= {StopReason.DEPTH, StopReason.STEP}
+    assert StopReason.DEPTH in stops
+    assert all(node.depth <= 1 for tree in trees.values() for node in tree.nodes)
+    assert all(r == -1 for tree in trees.values() for _, r in tree.rollouts)
+
+
+def test_ucb_is_the_papers() -> None:
+    parent = Node(0, None, 0, visits=10)
+    child = Node(1, parent, 1, visits=4, value_sum=2.0)
+    assert child.ucb(2.0) == pytest.approx(0.5 + 2 * math.sqrt(math.log(10) / 4))
+    assert Node(2, parent, 1).ucb(2.0) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("verdict", "value"),
+    [
+        (Verdict.CORRECT, 1.0),
+        (Verdict.INCORRECT, -1.0),
+        (Verdict.NO_ANSWER, -1.0),
+        (Verdict.TIMEOUT, 0.0),
+        (Verdict.ERROR, 0.0),
+        (None, -1.0),
+    ],
+)
+def test_reward(verdict: Verdict | None, value: float) -> None:
+    assert reward(Node(1, None, 1, verdict=verdict)) == value
+
+
+OK = ExecutionResult(ExecutionStatus.OK)
+
+
+def sample(*texts: str) -> Sample:
+    return Sample(tuple(Segment(t, tuple(t.encode())) for t in texts), (-1.0,) * len(texts), "stop")
+
+
+def test_a_dead_end_is_backed_up_and_left() -> None:
+    """Every candidate fails: the node counts as -1 and the search ends, since nothing else is open."""
+    config = MctsConfig(5, 2, 1.4, "complete", 1.0, LIMITS)
+    searching = search(Segment("p"), 0, config)
+    asked = next(searching)
+    assert asked.n == 2
+    asked = searching.send([sample("no step at all"), sample("\n1 / 0\n<end_of_step>")])
+    assert asked.branches == (("1 / 0",),)
+    with pytest.raises(StopIteration) as end:
+        searching.send([[ExecutionResult(ExecutionStatus.ERROR)]])
+    tree = end.value.value
+    assert [n.stop for n in tree.nodes] == [StopReason.STEP, StopReason.MALFORMED, StopReason.FAILED]
+    assert [r for _, r in tree.rollouts] == [-1.0]
+
+
+def test_a_failed_step_in_a_completion_cuts_what_was_sampled_after_it() -> None:
+    solving = greedy(Segment("p"), 0, LIMITS)
+    next(solving)
+    asked = solving.send([sample("\na = 1\n<end_of_step>", "\na / 0\n<end_of_step>", "\nprint(a)\n<end_of_code>")])
+    assert asked.branches == (("a = 1", "a / 0", "print(a)"),)
+    with pytest.raises(StopIteration) as end:
+        solving.send([[OK, ExecutionResult(ExecutionStatus.ERROR)]])
+    tree = end.value.value
+    assert [n.stop for n in tree.nodes] == [StopReason.STEP, StopReason.STEP, StopReason.FAILED]
+    assert tree.rollouts[0][0].id == 1
+
+
+def test_an_answer_is_asked_for_after_the_output() -> None:
+    solving = greedy(Segment("p"), 0, LIMITS)
+    next(solving)
+    solving.send([sample("\nprint(6*7)\n<end_of_code>")])
+    asked = solving.send([[ExecutionResult(ExecutionStatus.OK, stdout="42\n")]])
+    assert [s.text for s in asked.prefix] == ["p", "\nprint(6*7)\n<end_of_code>", "\n<output>42<end_of_output>\n"]
+    assert asked.stop == ("<end_of_answer>",)
+    asked = solving.send([sample("<answer>\\boxed{42}<end_of_answer>")])
+    assert asked == GradeRequest("42")
+    with pytest.raises(StopIteration) as end:
+        solving.send(None)
+    tree = end.value.value
+    assert [n.stop for n in path(tree.nodes[-1])] == [StopReason.CODE, StopReason.ANSWER]
+    assert tree.nodes[-1].verdict is None, "nobody may see gold here"
