@@ -1,0 +1,176 @@
+r"""The final answer in prose.
+
+Only what the text marks as its answer counts; the last number of some paragraph is a guess and is not taken. In this
+order: the last complete `\boxed{}`; `<answer>` tags; `####`; "the answer is ..."; a choice letter in bold or alone on
+the last line; the value that the last sentence states ("Therefore $x \ge 5$.", "The angle is 90 degrees.").
+"""
+
+from __future__ import annotations
+
+import re
+
+from rstar_cli.grader.normalize import closing_brace
+from rstar_cli.prompts import ANSWER, ANSWER_END
+
+_TAIL = 20_000
+"""Characters from the end that are searched: a final answer doesn't stand further up."""
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
+_JOINT = re.compile(r"[\s$.,;&]*(?:\\[()\[\]]|\\quad|\\qquad|\\text|\\\\|\\,)*")
+_TAGGED = re.compile(rf"{ANSWER}(.*?)(?:{ANSWER_END}|</answer>|\Z)", re.DOTALL)
+_HASHES = re.compile(r"####[ \t]*([^\n]+)")
+_MARKER = re.compile(
+    r"""\b(?:final\s+answer|(?:correct|right)\s+(?:answer|option|choice)|answer|option|choice)\b
+    (?:\s*\([^()\n]{0,40}\))?[*_"']*\s*
+    (?P<link>(?:must\s+be|should\s+be|would\s+be|is|are|was|equals|to\s[^.\n]{0,60}?\sis)\b\s*:?|:|=|(?=\$|\\\(|\\\[|-?\d|\())
+    (?!\s*not\b)[*_]*\s*""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_MATH = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<![\\\d])\$([^$\n]+?)(?<!\\)\$", re.DOTALL)
+_SENTENCE_END = re.compile(r"(?<=[^\s.])[.!?](?=\s|\*|$)|\n\s*\n|\n(?=\S)")
+_BOLD_CHOICE = re.compile(r"\*\*\(?([A-J])\)?[.:)]?\*\*|\*\*\(?([A-J])[).:]\s[^*\n]{0,200}\*\*")
+_LAST_LINE_CHOICE = re.compile(r"(?:^|\n)\s*\(?([A-J])\)?[.)]?\s*$")
+_CHOICE_IN_PROSE = re.compile(r"(?<![A-Za-z\\'])\(?([A-J])\)?(?=[\s.,;:!?)]|$)(?!\s[a-z])|\b([B-HJ])\b")
+_COPULA = re.compile(r"(?:\b(?:is|are|equals|be|was|were|gives?|get|obtain|have)|[=:])\s+(?=\S)")
+_CONCLUSION = re.compile(
+    r"\b(?:therefore|thus|hence|so|finally|conclude|we (?:get|find|have|obtain)|answer|solution)\b", re.I
+)
+_VALUE = re.compile(r"[-+\\$€£]*[\d.][\d.,/]*(?:\s?(?:\\?%|°|[a-zA-Z²³/]+))?(?:\s(?:square|cubic)\s[a-z]+)?")
+_WORDS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}")
+
+
+def extract_answer(text: str) -> str | None:
+    r"""The final answer that a text states, None if it states none.
+
+    Args:
+        text: a solution, or what follows its reasoning; only the part after a last `</think>` is read.
+
+    Returns:
+        The answer's text as it was written (neighbouring boxes joined by commas), never empty.
+    """
+    text = text.rpartition("</think>")[2][-_TAIL:]
+    found = _boxed(text) or _tagged(text) or _after_hashes(text) or _after_marker(text) or _choice(text)
+    return found or _conclusion(text) or None
+
+
+def _boxed(text: str) -> str:
+    r"""The last complete box, with those just before it in the same sentence: `\boxed{1}` and `\boxed{2}`."""
+    boxes: list[tuple[int, int, str]] = []
+    for match in _BOX.finditer(text):
+        end = closing_brace(text, match.end())
+        if end >= 0 and (not boxes or match.start() >= boxes[-1][1]):
+            boxes.append((match.start(), end + 1, text[match.end() + 1 : end].strip()))
+    while boxes and not boxes[-1][2]:
+        boxes.pop()
+    if not boxes:
+        return ""
+    answers = [boxes[-1][2]]
+    for (_, end, content), (start, _, _) in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
+        if not _are_joined(text[end:start]) or not content:
+            break
+        if content not in answers:
+            answers.insert(0, content)
+    return ", ".join(answers)
+
+
+def _are_joined(between: str) -> bool:
+    r"""Whether the text between two boxes joins them to one answer: nothing, a comma, "and", a label."""
+    if len(between) > 60 or "\n\n" in between or re.search(r"[.!?]\s", between):
+        return False
+    rest = re.sub(r"\\[a-zA-Z]+|[\s${}()\[\]\\.&]", "", between)
+    return rest == "" or bool(re.match(r",|;|and|or", rest)) or bool(re.search(r"(?:and|or)\b", between))
+
+
+def _tagged(text: str) -> str:
+    tagged = [match[1].strip() for match in _TAGGED.finditer(text)]
+    if not tagged or not tagged[-1]:
+        return ""
+    return _after_marker(tagged[-1]) or _conclusion(tagged[-1]) or tagged[-1]
+
+
+def _after_hashes(text: str) -> str:
+    lines = [match[1].strip() for match in _HASHES.finditer(text)]
+    if not lines:
+        return ""
+    return _after_marker(lines[-1]) or _conclusion(lines[-1]) or lines[-1]
+
+
+def _after_marker(text: str) -> str:
+    """What follows the last "answer is", to the end of the sentence."""
+    for match in reversed(list(_MARKER.finditer(text))):
+        rest = text[match.end() :]
+        if answer := _stated(_first_sentence(rest)):
+            return answer
+    return ""
+
+
+def _first_sentence(text: str) -> str:
+    """Up to the first full stop outside of mathematics."""
+    text = text.lstrip()
+    protected = [match.span() for match in _MATH.finditer(text[:2000])]
+    for match in _SENTENCE_END.finditer(text):
+        if not any(start < match.start() < end for start, end in protected):
+            return text[: match.start()].strip()
+    return text.strip()
+
+
+def _stated(sentence: str) -> str:
+    """The value in the rest of a sentence: its mathematics, a choice letter, or the words themselves."""
+    sentence = sentence.strip(" *_\n")
+    if len(sentence) > 300 or not sentence:
+        return ""
+    formulas = list(_MATH.finditer(sentence))
+    outside = _MATH.sub(" ", sentence)
+    words = len(_WORDS.findall(outside))
+    copulas = [
+        match for match in _COPULA.finditer(sentence) if not any(f.start() < match.start() < f.end() for f in formulas)
+    ]
+    if copulas and words > 1:
+        return _stated(sentence[copulas[-1].end() :])
+    if formulas and words <= 1 + len(formulas):
+        plain = _MATH.sub(lambda match: f" {_content(match)} ", sentence)
+        return plain.strip(" *.")
+    if formulas:
+        return _content(formulas[-1])
+    if words >= 2 and (choice := _CHOICE_IN_PROSE.search(sentence)):
+        return choice[1] or choice[2]
+    return sentence.rstrip(".* ")
+
+
+def _choice(text: str) -> str:
+    bold = list(_BOLD_CHOICE.finditer(text))
+    if bold:
+        return bold[-1][1] or bold[-1][2]
+    last = _LAST_LINE_CHOICE.search(text)
+    return last[1] if last and "\n" in text.strip() else ""
+
+
+def _conclusion(text: str) -> str:
+    """The value that the last sentence states, if that sentence is prose with a single value at its end."""
+    text = text.strip()
+    sentence = _last_sentence(text)
+    if not _WORDS.search(_MATH.sub(" ", sentence)) or len(sentence) > 400:
+        return ""
+    formulas = list(_MATH.finditer(sentence))
+    if len(formulas) == 1 and (_CONCLUSION.search(sentence) or len(_MATH.findall(text)) == 1):
+        after = sentence[formulas[0].end() :].strip(" .")
+        return f"{_content(formulas[0])} {after}".strip() if _VALUE.fullmatch(f"1 {after}") else _content(formulas[0])
+    tail = [match.end() for match in _COPULA.finditer(sentence)]
+    value = sentence[tail[-1] :] if tail else ""
+    if not value and (match := re.match(r"(?:therefore|thus|hence|so|finally),?\s+(?=[\\\d-])", sentence, re.I)):
+        value = sentence[match.end() :]
+        return "" if _WORDS.search(value) else value.rstrip(".")
+    return value.rstrip(".") if _VALUE.fullmatch(value.rstrip(".")) else ""
+
+
+def _last_sentence(text: str) -> str:
+    protected = [match.span() for match in _MATH.finditer(text)]
+    ends = [
+        match.end()
+        for match in _SENTENCE_END.finditer(text.rstrip(". "))
+        if not any(start < match.start() < end for start, end in protected)
+    ]
+    return text[ends[-1] :].strip() if ends else text
+
+
+def _content(match: re.Match[str]) -> str:
+    return next(group for group in match.groups() if group is not None).strip()

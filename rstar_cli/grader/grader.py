@@ -1,0 +1,151 @@
+"""The grader: answers to verdicts, cheap stages here, the rest in worker processes."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rstar_cli.grader.compare import Comparison
+from rstar_cli.grader.exact import BoundsError
+from rstar_cli.grader.extract import extract_answer
+from rstar_cli.grader.normalize import normal_form, string_form, within_bounds
+from rstar_cli.grader.pool import WorkerPool
+from rstar_cli.protocols import AnswerGrader, Grade
+from rstar_cli.records import Verdict
+
+_CACHE_SIZE = 65_536
+_NO_ANSWER = Grade(Verdict.NO_ANSWER, "none")
+_NO_GOLD = Grade(Verdict.ERROR, "no_gold")
+
+
+class Grader:
+    """Compares answers with gold; fulfils `rstar_cli.protocols.AnswerGrader`.
+
+    A text may be an answer or prose with an answer in it (see `extract_answer`). Same letters in normal form, exact
+    numbers and the structure around them are compared here; what is left goes to a worker process, which is started on
+    first need and killed when it is late. Safe to call from several threads, one of which grades at a time.
+
+    Args:
+        workers: most worker processes at once, >= 1.
+        timeout: wall-clock seconds a case in a worker, > 0; then the verdict is `timeout`.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(self, *, workers: int = 1, timeout: float = 5.0) -> None:
+        if workers < 1 or timeout <= 0:
+            raise ValueError(f"workers must be >= 1 and timeout > 0, not {workers} and {timeout}")
+        self._pool = WorkerPool(workers, timeout)
+        self._cache: OrderedDict[tuple[str, str], Grade] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def worker_ids(self) -> tuple[int, ...]:
+        """Process ids of the live workers."""
+        return self._pool.process_ids
+
+    def grade(self, pairs: Sequence[tuple[str, str | None]]) -> list[Grade]:
+        """Grade (gold, prediction) pairs, in order.
+
+        `no_answer`: the prediction is None or blank. `error`: there is no gold, it is out of bounds, or the worker
+        crashed. `timeout`: the comparison took too long. Only what was compared is `incorrect`.
+
+        Raises:
+            SetupError: a worker process can't start.
+        """
+        with self._lock:
+            grades: list[Grade | None] = [self._grade_here(gold, prediction) for gold, prediction in pairs]
+            open_pairs = {
+                (gold, str(prediction))
+                for (gold, prediction), grade in zip(pairs, grades, strict=True)
+                if grade is None
+            }
+            ordered = sorted(open_pairs)
+            answers = [(_answer_in(gold), _answer_in(prediction)) for gold, prediction in ordered]
+            graded = dict(zip(ordered, self._pool.grade(answers), strict=True)) if ordered else {}
+            for pair, grade in graded.items():
+                self._remember(pair, grade)
+            return [
+                graded[gold, str(prediction)] if grade is None else grade
+                for (gold, prediction), grade in zip(pairs, grades, strict=True)
+            ]
+
+    def close(self) -> None:
+        """End every worker process. The grader can be used again: it starts a new one."""
+        with self._lock:
+            self._pool.close()
+
+    def _grade_here(self, gold: str, prediction: str | None) -> Grade | None:
+        """What can be told without a worker; None if nothing."""
+        if prediction is None or not prediction.strip():
+            return _NO_ANSWER
+        if not gold.strip():
+            return _NO_GOLD
+        if known := self._cache.get((gold, prediction)):
+            self._cache.move_to_end((gold, prediction))
+            return known
+        comparison = Comparison()
+        try:
+            equal = comparison.answers(_answer_in(gold), _answer_in(prediction))
+        except BoundsError:
+            grade = Grade(Verdict.ERROR, "bounds")
+        else:
+            if equal is None:
+                return None
+            grade = Grade(Verdict.CORRECT if equal else Verdict.INCORRECT, comparison.stage)
+        self._remember((gold, prediction), grade)
+        return grade
+
+    def _remember(self, pair: tuple[str, str], grade: Grade) -> None:
+        self._cache[pair] = grade
+        if len(self._cache) > _CACHE_SIZE:
+            self._cache.popitem(last=False)
+
+
+def group_answers(answers: Sequence[str | None], grader: AnswerGrader | None = None) -> list[int | None]:
+    """Number answers so that equal ones share a number, for votes.
+
+    The first answer of a group stands for it; an answer joins the first group whose representative it equals.
+
+    Args:
+        answers: answer texts; None stays None.
+        grader: whose notion of equal; by default a `Grader` for this call.
+
+    Returns:
+        Group numbers from 0 on, in the order of first appearance.
+    """
+    if grader is None:
+        with Grader() as own:
+            return group_answers(answers, own)
+    numbers: dict[str, int] = {}
+    representatives: list[str] = []
+    groups: list[int | None] = []
+    for answer in answers:
+        if answer is None or not answer.strip():
+            groups.append(None)
+            continue
+        key = string_form(normal_form(answer)) if within_bounds(answer) else answer
+        if key not in numbers:
+            grades = grader.grade([(representative, answer) for representative in representatives])
+            same = [i for i, grade in enumerate(grades) if grade.verdict is Verdict.CORRECT]
+            numbers[key] = same[0] if same else len(representatives)
+            if not same:
+                representatives.append(answer)
+        groups.append(numbers[key])
+    return groups
+
+
+def _answer_in(text: str) -> str:
+    return extract_answer(text) or text
