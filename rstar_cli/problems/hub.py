@@ -102,24 +102,22 @@ def _rows(name: str, benchmark: Benchmark, split: str) -> Iterator[tuple[int, di
     for config in benchmark.configs:
         for row in _load(name, benchmark, config, split):
             renamed = {benchmark.rename.get(key, key): value for key, value in row.items()}
-            if renamed.get("answer") in benchmark.no_answer:
-                renamed["answer"] = None
-                renamed.pop("solution", None)
+            if str(renamed.get("answer")).lower() in benchmark.no_answer:
+                renamed |= {"answer": None, "solution": None}  # nor does its solution end in one
             yield next(numbers), renamed
 
 
 def _load(name: str, benchmark: Benchmark, config: str | None, split: str) -> Iterator[Mapping[str, object]]:
     """The rows of one config."""
     import datasets
-    import huggingface_hub.errors
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever HTTP client it uses
 
-    failures = (OSError, ValueError, datasets.exceptions.DatasetsError, huggingface_hub.errors.HTTPError)
     try:
         yield from datasets.load_dataset(benchmark.hub_id, config, split=split, streaming=benchmark.streaming)
-    except failures as error:
+    except (OSError, ValueError, datasets.exceptions.DatasetsError, HTTPError) as error:
         what = f"{benchmark.hub_id} ({config})" if config else benchmark.hub_id
         why = " ".join(str(error).split())[:300]
         raise SetupError(
             f"{name}: can't load split {split} of {what} from the hub: {type(error).__name__}: {why}",
-            remedy="Check the network and HF_HUB_OFFLINE, or get its file elsewhere and run: rstar problems import FILE",
+            remedy="Check the network and HF_HUB_OFFLINE, or get its file by other means: rstar problems import FILE",
         ) from error

@@ -34,10 +34,12 @@ def resolve(source: str, *, limit: int | None = None, require_answer: bool = Tru
         return load_benchmark(name, split or None, limit)
     if path.exists():
         raise DataError("is a folder", path=source, remedy="name a file in it")
-    if path.suffix.lower() in READERS or len(path.parts) > 1:
-        near = [str(p) for p in path.parent.glob("*") if p.suffix.lower() in READERS]
-        raise DataError("no such file", path=source, remedy=did_you_mean(source, near) if near else "check the path")
+    if path.suffix or len(path.parts) > 1:
+        beside = [str(p) for p in path.parent.glob("*") if p.suffix.lower() in READERS]
+        raise DataError("no such file", path=source, remedy=did_you_mean(source, beside) if beside else _SUFFIXES)
     raise UsageError(
-        f"{source!r} is neither a file nor a benchmark",
-        remedy=f"{did_you_mean(name, list(BENCHMARKS))} A file has one of these suffixes: {', '.join(READERS)}.",
+        f"{source!r} is neither a file nor a benchmark", remedy=f"{did_you_mean(name, list(BENCHMARKS))} {_SUFFIXES}"
     )
+
+
+_SUFFIXES = f"A file of problems ends in one of {', '.join(READERS)}."
