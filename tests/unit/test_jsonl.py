@@ -123,6 +123,15 @@ class TestReading:
             next(rows)
         assert not sys.stdin.buffer.closed
 
+    def test_a_row_comes_while_stdin_stays_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        reading, writing = os.pipe()
+        with os.fdopen(reading, "r") as stdin, os.fdopen(writing, "wb", buffering=0) as sender:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            rows = read_objects("-")
+            for number in (1, 2):
+                sender.write(b'{"a": %d}\n' % number)
+                assert next(rows) == (number, {"a": number})
+
     def test_a_missing_file_and_a_folder_are_bad_data(self, tmp_path: Path) -> None:
         for path in (tmp_path / "absent.jsonl", tmp_path):
             with pytest.raises(DataError) as caught:
