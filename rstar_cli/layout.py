@@ -140,6 +140,10 @@ class RunDir:
         """The policy that a round ended with: round 0's is the base."""
         return self.recipe.run.base if number == 0 else str(self.round(number).policy)
 
+    def policy_name(self, number: int) -> str:
+        """The same for manifests: it does not change when the run is moved."""
+        return self.recipe.run.base if number == 0 else f"round {number}"
+
     def command(self, stage: str, number: int) -> str:
         """The command that runs a stage of a round of this run, for messages."""
         return f"rstar {stage} --round {number} --run {self.root}"

@@ -79,7 +79,7 @@ class ScriptedPolicy:
         number = done.count(STEP_END) + 1
         if number > 1 + len(prompt) % 3:
             answer = self._answers.get(prompt, "0")
-            shown = f"not {answer}" if "slip" in done else answer
+            shown = f"{answer}1" if "slip" in done else answer
             return f"\n# the answer\nprint({shown!r})\n{CODE_END}", 1.0
         (kind,) = rng.choices(list(SHARES), weights=list(SHARES.values()))
         way = rng.randint(1, 4)  # several ways of each kind, so that candidates differ

@@ -64,7 +64,7 @@ def evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None) -
         few_shot = few_shot_of(config, model)
         identity = {
             **config.identity(),
-            "policy": model,
+            "policy": run.policy_name(place.round),
             "few_shot": few_shot,
             "problems": [len(problems), problems[0].id, problems[-1].id],
         }

@@ -52,7 +52,7 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None) -
         run.require(Path(model), "train-policy", place.round - 1)
     problems = round_problems(run, place.round, place.problems, place.limit)
     few_shot = few_shot_of(config, model)
-    identity = {**config.identity(), "policy": model, "few_shot": few_shot, "seed": run.recipe.run.seed}
+    identity = {**config.identity(), "policy": place.policy or run.policy_name(place.round - 1), "few_shot": few_shot, "seed": run.recipe.run.seed}
     inputs = {"problems": files.problems} | ({"policy": Path(model)} if Path(model).is_dir() else {})
     record = StageRecord(files.manifest, "generate", identity, inputs, [files.trees])
     summary = Summary(f"generate round {place.round}", files=[files.trees])
@@ -107,7 +107,7 @@ def _search_all(
                     figures = {
                         "solved": f"{solved / max(1, done - len(problems) + len(todo)):.0%}",
                         "tokens": progress.rate(policy.usage.generated),
-                        "executions": progress.rate(sandbox.executions),
+                        "executions": progress.rate(sandbox.counts.total()),
                     }
                     progress.update(done, figures)
             finally:
@@ -119,7 +119,7 @@ def _search_all(
                 "solved": f"{solved} of {len(todo)}",
                 "tokens generated": policy.usage.generated,
                 "tokens prefilled": policy.usage.prefilled,
-                "code executions": sandbox.executions,
+                "code executions": sandbox.counts.total(),
                 "seconds": round(progress.seconds, 1),
                 "tokens/s": round(policy.usage.generated / max(progress.seconds, 1e-6)),
             }

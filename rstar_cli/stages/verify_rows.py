@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -46,26 +43,22 @@ def verify_rows(place: VerifyPlace, config: VerifyConfig) -> Summary:
 def checked(rows: Iterator[tuple[int, Row]], origin: str, sandbox: Sandbox, grader: Grader) -> Iterator[Row]:
     """The rows with `verdict`, `predicted_answer`, `decided_by` and, where code ran, `execution`; in order.
 
-    Rows are read ahead in a thread of their own, so that a finished row comes out even while the input stays open.
+    The sandbox reads ahead in a thread of its own, so a finished row comes out even while the input stays open.
     """
-    pending: queue.Queue[Future[Row] | BaseException | None] = queue.Queue(maxsize=256)
+    read: deque[tuple[Row, str | None, str | None]] = deque()  # row, answer in its text, program
 
-    with ThreadPoolExecutor(max_workers=sandbox.workers, thread_name_prefix="rstar-verify") as threads:
+    def programs() -> Iterator[str]:
+        for line, row in rows:
+            kind = _kind(row, origin, line)
+            text = str(row[kind])
+            predicted = {"prediction": lambda t: t, "solution": extract_answer, "code": lambda _: None}[kind](text)
+            program = None if predicted is not None else text if kind == "code" else _program(text)
+            read.append((row, predicted, program))
+            yield program or ""  # a row without code takes its turn with an empty program
 
-        def read() -> None:
-            try:
-                for line, row in rows:
-                    kind = _kind(row, origin, line)
-                    pending.put(threads.submit(_check, row, kind, sandbox, grader))
-                pending.put(None)
-            except BaseException as error:  # noqa: BLE001  it is raised again where the rows are taken
-                pending.put(error)
-
-        threading.Thread(target=read, name="rstar-verify-reader", daemon=True).start()
-        while (item := pending.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item.result()
+    for ran in sandbox.run_many(programs()):
+        row, predicted, program = read.popleft()
+        yield _judged(row, predicted, ran if program is not None else None, grader)
 
 
 def _kind(row: Row, origin: str, line: int) -> str:
@@ -88,17 +81,9 @@ def _kind(row: Row, origin: str, line: int) -> str:
     return given[0]
 
 
-def _check(row: Row, kind: str, sandbox: Sandbox, grader: Grader) -> Row:
-    text = str(row[kind])
-    ran: ExecutionResult | None = None
-    if kind == "prediction":
-        predicted: str | None = text
-    else:
-        predicted = extract_answer(text) if kind == "solution" else None
-        program = text if kind == "code" else _program(text)
-        if program is not None and predicted is None:
-            ran = sandbox.run(program)
-            predicted = (ran.stdout.strip() or None) if ran.ok else None
+def _judged(row: Row, predicted: str | None, ran: ExecutionResult | None, grader: Grader) -> Row:
+    if predicted is None and ran is not None and ran.ok:
+        predicted = ran.stdout.strip() or None
     grade = _grade(row, predicted, ran, grader)
     out = {**row, "verdict": grade.verdict.value, "predicted_answer": predicted, "decided_by": grade.decided_by}
     if ran is not None:
