@@ -20,7 +20,7 @@ from typing import Protocol
 from rstar_cli.grader.exact import BoundsError, exact_value
 from rstar_cli.grader.expression import Expression, Symbol, UnparsedError, parse
 from rstar_cli.grader.normalize import normal_form, string_form, within_bounds
-from rstar_cli.grader.structure import Shape, interval_of, relation_parts, shape_of, split_top
+from rstar_cli.grader.structure import Shape, interval_of, list_items, relation_parts, shape_of, split_top
 from rstar_cli.grader.vocabulary import choice_of, number_word, same_unit, split_unit
 
 STAGES = ("string", "number", "structure", "numeric", "symbolic", "bounds")
@@ -32,7 +32,7 @@ _MAX_ITEMS = 200
 _NAME = (
     r"(?:\\(?:text|vec|hat|bar|overline|overrightarrow|mathbb)\{[^{}]*\}|\\(?!in|le|ge|ne)[a-zA-Z]+\s?|[a-zA-Z]{1,3})"
 )
-_NAME = rf"(?:\\angle\s?|\\triangle\s?)?{_NAME}(?:_(?:\{{[^{{}}]*\}}|\w))?'*"
+_NAME = rf"(?:\\(?:angle|triangle|Delta)\s?)?{_NAME}(?:_(?:\{{[^{{}}]*\}}|\w))?'*"
 _SYMBOL = re.compile(_NAME)
 _LABEL = re.compile(rf"{_NAME}(?:\^\{{-1\}})?(?:\([^()=]*\))?|\({_NAME}(?:,{_NAME})+\)|{_NAME}:{_NAME}|\|{_NAME}\|")
 _IN = re.compile(r"\\in(?![a-zA-Z])")
@@ -117,12 +117,14 @@ class Comparison:
             return False
         if kinds == ("ratio", "ratio"):
             return self._ratios(gold, prediction)
+        if set(kinds) <= {"set", "square"} and kinds[0] == "set":  # a program prints its set as a list
+            return self._unordered(gold.parts, prediction.parts)
         if len(gold.parts) != len(prediction.parts):
             if kinds != ("union", "union"):
                 return False
             return self._ask(r"\cup".join(gold.parts), r"\cup".join(prediction.parts), None)
         if gold.kind == prediction.kind:
-            if gold.kind in ("set", "union"):
+            if gold.kind == "union":
                 return self._unordered(gold.parts, prediction.parts)
             return self._ordered(gold.parts, prediction.parts) if gold.detail == prediction.detail else False
         if set(kinds) == {"matrix", "tuple"}:  # a vector, written as a column or a row
@@ -134,8 +136,6 @@ class Comparison:
             )
         if set(kinds) == {"tuple", "square"} and len(gold.parts) > 2:
             return self._ordered(gold.parts, prediction.parts)
-        if kinds == ("set", "square"):  # a program prints its list so
-            return self._unordered(gold.parts, prediction.parts)
         return False
 
     def _ratios(self, gold: Shape, prediction: Shape) -> bool | None:
@@ -150,8 +150,13 @@ class Comparison:
         return _all(lambda pair: self.equal(*pair), list(zip(gold, prediction, strict=True)))
 
     def _unordered(self, gold: Sequence[str], prediction: Sequence[str]) -> bool | None:
-        """Whether the elements can be paired. Elements that are surely equal are paired at once."""
-        left = list(prediction)
+        """Whether the elements can be paired. Elements that are surely equal are paired at once.
+
+        A set of solutions is none the worse for naming one twice.
+        """
+        left = list(dict.fromkeys(prediction)) if len(set(gold)) == len(gold) > 1 else list(prediction)
+        if len(left) != len(gold):
+            return False
         unsure = False
         for item in gold:
             outcomes: list[bool | None] = []
@@ -171,10 +176,10 @@ class Comparison:
     def _lists(self, gold: Shape, prediction: Shape) -> bool | None:
         g_names, g_items = _names_and_items(gold)
         p_names, p_items = _names_and_items(prediction)
-        if len(g_items) != len(p_items) or len(g_items) > _MAX_ITEMS:
+        if max(len(g_items), len(p_items)) > _MAX_ITEMS:
             return False
         if g_names and p_names and set(g_names) == set(p_names):
-            by_name = dict(zip(p_names, p_items, strict=True))
+            by_name = dict(zip(p_names, p_items, strict=True))  # each name occurs once
             return self._ordered(g_items, [by_name[name] for name in g_names])
         if g_names and p_names:
             return False
@@ -183,7 +188,7 @@ class Comparison:
             return False
         if "union" in kinds or not (g_names or p_names or "tuple" in kinds or "matrix" in kinds):
             return self._unordered(g_items, p_items)
-        return self._ordered(g_items, p_items)
+        return self._ordered(g_items, p_items) if len(g_items) == len(p_items) else False
 
     # --- equations and inequalities ----------------------------------------------------------------------------------
 
@@ -208,10 +213,12 @@ class Comparison:
 
     @staticmethod
     def _same_label(gold: str, prediction: str) -> bool:
-        """`x = 5` is not `y = 5`; `f(x) = 2x` and `y = 2x` are one function."""
+        r"""`x = 5` is not `y = 5`; `f(x) = 2x` and `y = 2x` are one function; `\text{area} = 5` says no symbol."""
         if string_form(gold) == string_form(prediction):
             return True
-        return any(len(label) > 1 for label in (gold, prediction)) or "y" in (gold, prediction)
+        if ("(" in gold) != ("(" in prediction):
+            return bool({gold, prediction} & {"y", "f", "g"})
+        return gold.startswith(r"\text") != prediction.startswith(r"\text")
 
     def _constant_chain(self, chain: Shape, gold: Shape) -> bool | None:
         r"""`\binom{5}{2} = 10` for gold 10: every side of the chain must be the gold, none may hold a variable."""
@@ -220,6 +227,8 @@ class Comparison:
         return _all(lambda side: self.equal(gold.parts[0], side), list(chain.parts))
 
     def _two_relations(self, gold: Shape, prediction: Shape) -> bool | None:
+        if not any(_has_variable(side) for side in (*gold.parts, *prediction.parts)):
+            return self.equal(gold.parts[-1], prediction.parts[-1])  # both are calculations: their results count
         (g_sides, g_ops), (p_sides, p_ops) = _oriented(gold), _oriented(prediction)
         if g_ops != p_ops:
             return False
@@ -321,7 +330,7 @@ def _names_and_items(shape: Shape) -> tuple[tuple[str, ...], tuple[str, ...]]:
     items: list[str] = []
     for part in shape.parts:
         sides, operators = relation_parts(part)
-        named = set(operators) == {"="} and _is_label(sides[0])
+        named = set(operators) == {"="} and _is_label(sides[0]) and len(list_items(part)) == 1
         names.append(sides[0] if named else "")
         items.append(sides[-1] if named else part)
     stems = {name.split("_")[0] for name in names if name}

@@ -35,6 +35,10 @@ _CONCLUSION = re.compile(
     r"\b(?:therefore|thus|hence|so|finally|conclude|we (?:get|find|have|obtain)|answer|solution)\b", re.I
 )
 _VALUE = re.compile(r"[-+\\$€£]*[\d.][\d.,/]*(?:\s?(?:\\?%|°|[a-zA-Z²³/]+))?(?:\s(?:square|cubic)\s[a-z]+)?")
+_NUMBER = re.compile(r"(?<![\w.,])-?\\?\$?\d[\d,]*(?:\.\d+|/\d+)?%?(?![\w/])")
+_COUNTED = re.compile(r"\bthere (?:are|is)(?: exactly| only)? (\d[\d,]*)\b", re.I)
+_ROLE_TAIL = re.compile(r"(?:\s*<\|\w+\|>\s*(?:user|assistant|system)?)+\s*\Z")
+_HOPE = re.compile(r"\s*I hope it is correct\.?\s*\Z")  # the closing words of a widely used prompt
 _WORDS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}")
 
 
@@ -48,7 +52,15 @@ def extract_answer(text: str) -> str | None:
         The answer's text as it was written (neighbouring boxes joined by commas), never empty.
     """
     text = text.rpartition("</think>")[2][-_TAIL:]
-    found = _boxed(text) or _tagged(text) or _after_hashes(text) or _after_marker(text) or _choice(text)
+    text = _HOPE.sub("", _ROLE_TAIL.sub("", text))
+    found = (
+        _after_marker(text, final=True)
+        or _boxed(text)
+        or _tagged(text)
+        or _after_hashes(text)
+        or _after_marker(text)
+        or _choice(text)
+    )
     return found or _conclusion(text) or None
 
 
@@ -94,9 +106,12 @@ def _after_hashes(text: str) -> str:
     return _after_marker(lines[-1]) or _conclusion(lines[-1]) or lines[-1]
 
 
-def _after_marker(text: str) -> str:
-    """What follows the last "answer is", to the end of the sentence."""
-    for match in reversed(list(_MARKER.finditer(text))):
+def _after_marker(text: str, *, final: bool = False) -> str:
+    """What follows the last "answer is", to the end of the sentence; `final`: the final answer after every box."""
+    start = max((match.end() for match in _BOX.finditer(text)), default=-1) if final else 0
+    for match in reversed(list(_MARKER.finditer(text, start) if start >= 0 else ())):
+        if final and not match[0].lower().startswith("final"):
+            continue
         rest = text[match.end() :]
         if answer := _stated(_first_sentence(rest)):
             return answer
@@ -124,7 +139,7 @@ def _stated(sentence: str) -> str:
     copulas = [
         match for match in _COPULA.finditer(sentence) if not any(f.start() < match.start() < f.end() for f in formulas)
     ]
-    if copulas and words > 1:
+    if copulas and words > 1 and (formulas or not _CHOICE_IN_PROSE.search(sentence)):
         return _stated(sentence[copulas[-1].end() :])
     if formulas and words <= 1 + len(formulas):
         plain = _MATH.sub(lambda match: f" {_content(match)} ", sentence)
@@ -133,6 +148,8 @@ def _stated(sentence: str) -> str:
         return _content(formulas[-1])
     if words >= 2 and (choice := _CHOICE_IN_PROSE.search(sentence)):
         return choice[1] or choice[2]
+    if words >= 4 and len(numbers := _NUMBER.findall(sentence)) == 1:
+        return str(numbers[0])
     return sentence.rstrip(".* ")
 
 
@@ -148,6 +165,8 @@ def _conclusion(text: str) -> str:
     """The value that the last sentence states, if that sentence is prose with a single value at its end."""
     text = text.strip()
     sentence = _last_sentence(text)
+    if len(sentence) > 400 and (concluding := list(_CONCLUSION.finditer(sentence))):
+        sentence = sentence[concluding[-1].start() :]
     if not _WORDS.search(_MATH.sub(" ", sentence)) or len(sentence) > 400:
         return ""
     formulas = list(_MATH.finditer(sentence))
@@ -155,6 +174,10 @@ def _conclusion(text: str) -> str:
         after = sentence[formulas[0].end() :].strip(" .")
         return f"{_content(formulas[0])} {after}".strip() if _VALUE.fullmatch(f"1 {after}") else _content(formulas[0])
     tail = [match.end() for match in _COPULA.finditer(sentence)]
+    if formulas and formulas[-1].start() in tail and not sentence[formulas[-1].end() :].strip(" ."):
+        return _content(formulas[-1])
+    if not formulas and _CONCLUSION.search(sentence) and (counted := _COUNTED.search(sentence)):
+        return counted[1]
     value = sentence[tail[-1] :] if tail else ""
     if not value and (match := re.match(r"(?:therefore|thus|hence|so|finally),?\s+(?=[\\\d-])", sentence, re.I)):
         value = sentence[match.end() :]

@@ -49,10 +49,22 @@ _DROPPED = (
     "limits nolimits quad qquad enspace thinspace hfill displaylimits rm bf it"
 )
 _DROPPED_COMMANDS = frozenset("\\" + name for name in _DROPPED.split())
+_KEPT = (
+    "frac binom sqrt text operatorname boxed begin end cdot times le ge ne in notin cup cap subset setminus infty "
+    "pi pm mp approx equiv sim angle triangle circ vec hat bar overline langle rangle lfloor rfloor lceil rceil "
+    "sum prod int lim to rightarrow Rightarrow leftrightarrow partial nabla max min inf sup gcd lcm det dim log "
+    "ln lg exp arcsin arccos arctan arccot sinh cosh tanh coth sin cos tan cot sec csc mathbb mathcal emptyset "
+    "ldots pmod bmod mod hbar ell varepsilon vartheta varphi varrho phantom hline oslash"
+)
+_KNOWN = {*_KEPT.split(), *_GREEK.split(), *map(str.capitalize, _GREEK.split()), *_DROPPED.split()}
+_KNOWN |= {name[1:] for name in _SYNONYMS}
+_LONGEST_FIRST = sorted(_KNOWN, key=len, reverse=True)
 _COMMAND = re.compile(r"\\\\|\\[a-zA-Z]+|\\[!,;:> ~]|~")
-_WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
+_WRAPPERS = (("$$", "$$"), ("$", "$"), ("'", "'"), ('"', '"'), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_LETTERS = re.compile(r"[A-Z0-9](?:\s*(?:,|and|or)\s*[A-Z0-9])+")
+_CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?(?::00)?\s?([ap])\.?\s?m\.?", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?![\d,]|\.\d*,)")
 _OPERATOR_NAME = re.compile(r"\\operatorname\*?\s*\{([a-zA-Z]+)\}")
 
@@ -76,6 +88,8 @@ def normal_form(text: str) -> str:
     letters or digits, where they part words or numbers.
     """
     text = _unwrap(_plain_characters(text).strip())
+    if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:
+        text = re.sub(r"(?<!\\)\$", " ", text)  # pairs: marks of mathematics, not dollars
     if r"\begin" not in text:  # there `\\` parts the rows; elsewhere it is a JSON escape that was never undone
         text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)
     text = re.sub(r"\{,\}|,\\!\s*", ",", text)
@@ -95,7 +109,10 @@ def string_form(normal: str) -> str:
     """The form in which two answers with the same letters are the same: of a normal form, fonts and braces aside."""
     text = _TEXT.sub(lambda match: f" {match[1]} ", normal)
     text = re.sub(r"(?<=[_^])\{([a-zA-Z0-9])\}", r"\1", text)
-    text = " ".join(_spaces(text).split()).strip('" ').rstrip(".,;:")
+    text = " ".join(_spaces(text).split()).strip('" ')
+    if clock := _CLOCK.fullmatch(text):
+        return f"{int(clock[1])}:{clock[2] or '00'} {clock[3].lower()}m"
+    text = text.rstrip(".,;:")
     return text.casefold() if re.fullmatch(r"[^\W\d_]{2,}(?:[ -][^\W\d_]+)*", text) else text
 
 
@@ -151,6 +168,15 @@ def _command(match: re.Match[str]) -> str:
     command = match[0]
     if command == "\\\\":  # parts the rows of a matrix
         return command
+    if command[1:].isalpha() and command[1:] not in _KNOWN:  # `\\cosx`: some data sets have lost their spaces
+        known = next((name for name in _LONGEST_FIRST if command.startswith(name, 1)), None)
+        if known:
+            rest = command[1 + len(known) :]
+            return _command_form("\\" + known) + " " + rest
+    return _command_form(command)
+
+
+def _command_form(command: str) -> str:
     if not command[1:].isalpha() or command in _DROPPED_COMMANDS:
         return "" if command == r"\!" or command in (r"\left", r"\right") else " "
     return _SYNONYMS.get(command, command) + ("" if command in _SYNONYMS else " ")
@@ -158,13 +184,13 @@ def _command(match: re.Match[str]) -> str:
 
 def _text(match: re.Match[str]) -> str:
     inner = match[1].strip()
-    if len(inner) == 1 or not re.search(r"[^\W\d]", inner):
+    if len(inner) == 1 or _LETTERS.fullmatch(inner) or not re.search(r"[^\W\d]", inner):
         return f" {inner} "
     return rf"\text{{{match[1].strip()}}}"
 
 
 def _spaces(text: str) -> str:
-    text = " ".join(text.split())
+    text = re.sub(r"\s*_\s*", "_", " ".join(text.split()))
     text = re.sub(r"(?<=[^\w\s.]) (?=\S)|(?<=\w) (?=[^\w\s\\.])", "", text)
     text = re.sub(r"(?<=[\w}]) (?=\\)", "", text)  # a command ends what stands before it
     return re.sub(r"(\\[a-zA-Z]+) (?![a-zA-Z])", r"\1", text)

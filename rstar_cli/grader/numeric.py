@@ -50,6 +50,8 @@ def proportional(gold: Expression, prediction: Expression, *, positive: bool) ->
         BoundsError: a value is too large to compute.
     """
     names = sorted(_names(gold) | _names(prediction))
+    if not names:
+        return None
     ratios = []
     for g, p in _values((gold, prediction), names):
         if abs(p) < 1e-20 or abs(g) < 1e-20:
