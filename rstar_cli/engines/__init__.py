@@ -1,0 +1,1 @@
+"""Engines: what runs a policy. Each fulfils `rstar_cli.protocols.Policy`."""
