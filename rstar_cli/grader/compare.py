@@ -29,17 +29,20 @@ STAGES = ("string", "number", "structure", "numeric", "symbolic", "bounds")
 `bounds`: the prediction is too large to be compared (length, nesting, size of its value), the gold is not."""
 
 _MAX_ITEMS = 200
-_NAME = (
-    r"(?:\\(?:text|vec|hat|bar|overline|overrightarrow|mathbb)\{[^{}]*\}|\\(?!in|le|ge|ne)[a-zA-Z]+\s?|[a-zA-Z]{1,3})"
-)
-_NAME = rf"(?:\\(?:angle|triangle|Delta)\s?)?{_NAME}(?:_(?:\{{[^{{}}]*\}}|\w))?'*"
+_WORD_NAME = r"[a-zA-Z]{1,3}(?![a-zA-Z])|[A-Za-z][a-z]{3,11}(?![a-zA-Z])"
+_ACCENTED = r"\\(?:text|vec|hat|bar|overline|overrightarrow|mathbb)\{[^{}]*\}"
+_BARE_NAME = rf"(?:{_ACCENTED}|\\(?!in|le|ge|ne)[a-zA-Z]+\s?|{_WORD_NAME})"
+_NAME = rf"(?:\\(?:angle|triangle|Delta)\s?)?{_BARE_NAME}(?:_(?:\{{[^{{}}]*\}}|\w))?'*"
 _SYMBOL = re.compile(_NAME)
 _LABEL = re.compile(rf"{_NAME}(?:\^\{{-1\}})?(?:\([^()=]*\))?|\({_NAME}(?:,{_NAME})+\)|{_NAME}:{_NAME}|\|{_NAME}\|")
 _IN = re.compile(r"\\in(?![a-zA-Z])")
 _APPROX = re.compile(r"\\approx(?![a-zA-Z])")
 _FUNCTION_CALL = re.compile(r"\\(?:sin|cos|tan|ln|log|exp|sec|csc|cot|arc\w+|frac|sqrt|binom)(?![a-zA-Z])")
 _BASE_NUMERAL = re.compile(r"[\dA-F]+_(?:\{\d+\}|\d+)")
-_WORD = re.compile(r"\\text\{|[a-zA-Z]{4,}(?<!\\infty)")
+_SET_ALGEBRA = re.compile(r"\\(?:setminus|mathbb|cap|emptyset)(?![a-zA-Z])")
+_LETTERS = re.compile(r"[a-zA-Z]{3,}")
+_UNREADABLE = re.compile(r"\d \d|\d_")
+_WORD = re.compile(r"\\text\{|(?<![\\a-zA-Z])[a-zA-Z]{4,}")
 
 
 class Oracle(Protocol):
@@ -113,6 +116,8 @@ class Comparison:
 
     def _collections(self, gold: Shape, prediction: Shape) -> bool | None:
         kinds = (gold.kind, prediction.kind)
+        if "single" in kinds and any(_SET_ALGEBRA.search(shape.source) for shape in (gold, prediction)):
+            return self._ask(gold.source, prediction.source, None)
         if "single" in kinds or len(gold.parts) > _MAX_ITEMS or len(prediction.parts) > _MAX_ITEMS:
             return False
         if kinds == ("ratio", "ratio"):
@@ -122,7 +127,7 @@ class Comparison:
         if len(gold.parts) != len(prediction.parts):
             if kinds != ("union", "union"):
                 return False
-            return self._ask(r"\cup".join(gold.parts), r"\cup".join(prediction.parts), None)
+            return self._ask(gold.source, prediction.source, None)
         if gold.kind == prediction.kind:
             if gold.kind == "union":
                 return self._unordered(gold.parts, prediction.parts)
@@ -261,6 +266,8 @@ class Comparison:
             return self._shapes(shape_of(gold), shape_of(prediction)) if g_unit or p_unit else False
         if _BASE_NUMERAL.fullmatch(gold) or _BASE_NUMERAL.fullmatch(prediction):
             return False  # equal numerals of one base have equal letters
+        if _LETTERS.fullmatch(gold) and _LETTERS.fullmatch(prediction):
+            return False  # `tea` and `eat` are words, not products
         trees = _tree(gold), _tree(prediction)
         if trees[0] is not None and trees[1] is not None:
             values = exact_value(trees[0]), exact_value(trees[1])
@@ -270,8 +277,8 @@ class Comparison:
             if isinstance(trees[0], Symbol) and isinstance(trees[1], Symbol):
                 return trees[0] == trees[1]
             return self._ask(gold, prediction, (trees[0], trees[1]))
-        if _WORD.search(gold) or _WORD.search(prediction):
-            return False  # words that differ
+        if any(pattern.search(text) for pattern in (_WORD, _UNREADABLE) for text in (gold, prediction)):
+            return False  # words that differ, or what math-verify would misread
         return self._ask(gold, prediction, None)
 
     def _ask(self, gold: str, prediction: str, trees: tuple[Expression, Expression] | None) -> bool | None:

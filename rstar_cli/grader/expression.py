@@ -284,7 +284,10 @@ class _Parser:
 
     def command(self, name: str) -> Expression:
         if name == "frac":
-            return Call("div", (self.argument(), self.argument()))
+            over, under = self.argument(), self.argument()
+            if over == Symbol("d") and isinstance(under, Call) and under.args[0] == over:
+                raise UnparsedError("a derivative")
+            return Call("div", (over, under))
         if name == "binom":
             return Call("binom", (self.argument(), self.argument()))
         if name == "sqrt":

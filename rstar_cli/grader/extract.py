@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import re
 
-from rstar_cli.grader.normalize import closing_brace
 from rstar_cli.prompts import ANSWER, ANSWER_END
 
 _TAIL = 20_000
 """Characters from the end that are searched: a final answer doesn't stand further up."""
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
-_JOINT = re.compile(r"[\s$.,;&]*(?:\\[()\[\]]|\\quad|\\qquad|\\text|\\\\|\\,)*")
 _TAGGED = re.compile(rf"{ANSWER}(.*?)(?:{ANSWER_END}|</answer>|\Z)", re.DOTALL)
 _HASHES = re.compile(r"####[ \t]*([^\n]+)")
 _MARKER = re.compile(
@@ -25,16 +23,21 @@ _MARKER = re.compile(
     (?!\s*not\b)[*_]*\s*""",
     re.IGNORECASE | re.VERBOSE,
 )
-_MATH = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<![\\\d])\$([^$\n]+?)(?<!\\)\$", re.DOTALL)
+_MATH = re.compile(
+    r"\$\$(.{1,1000}?)\$\$|\\\[(.{1,1000}?)\\\]|\\\((.{1,1000}?)\\\)|(?<![\\\d])\$([^$\n]{1,1000}?)(?<!\\)\$", re.DOTALL
+)
 _SENTENCE_END = re.compile(r"(?<=[^\s.])[.!?](?=\s|\*|$)|\n\s*\n|\n(?=\S)")
 _BOLD_CHOICE = re.compile(r"\*\*\(?([A-J])\)?[.:)]?\*\*|\*\*\(?([A-J])[).:]\s[^*\n]{0,200}\*\*")
 _LAST_LINE_CHOICE = re.compile(r"(?:^|\n)\s*\(?([A-J])\)?[.)]?\s*$")
 _CHOICE_IN_PROSE = re.compile(r"(?<![A-Za-z\\'])\(?([A-J])\)?(?=[\s.,;:!?)]|$)(?!\s[a-z])|\b([B-HJ])\b")
-_COPULA = re.compile(r"(?:\b(?:is|are|equals|be|was|were|gives?|get|obtain|have)|[=:])\s+(?=\S)")
+_COPULA = re.compile(r"(?:\b(?:is|are|it's|equals|be|was|were|gives?|get|obtain|have)|[=:])\s+(?=\S)")
 _CONCLUSION = re.compile(
     r"\b(?:therefore|thus|hence|so|finally|conclude|we (?:get|find|have|obtain)|answer|solution)\b", re.I
 )
-_VALUE = re.compile(r"[-+\\$€£]*[\d.][\d.,/]*(?:\s?(?:\\?%|°|[a-zA-Z²³/]+))?(?:\s(?:square|cubic)\s[a-z]+)?")
+_ONE_VALUE = r"[-+\\$€£]*[\d.][\d.,/]*(?:\s?(?:\\?%|°|(?:square\s|cubic\s)?(?!and\b|or\b)[a-zA-Z²³/]+))?"
+_VALUE = re.compile(rf"{_ONE_VALUE}(?:(?:,|,?\s(?:and|or))\s{_ONE_VALUE})*")
+_STARTS_VALUE = re.compile(r"[-+]?\\?\$?\d|\$|\\\(")
+_LOWER_WORD = re.compile(r"\b[a-z]{2,}\b")
 _NUMBER = re.compile(r"(?<![\w.,])-?\\?\$?\d[\d,]*(?:\.\d+|/\d+)?%?(?![\w/])")
 _COUNTED = re.compile(r"\bthere (?:are|is)(?: exactly| only)? (\d[\d,]*)\b", re.I)
 _ROLE_TAIL = re.compile(r"(?:\s*<\|\w+\|>\s*(?:user|assistant|system)?)+\s*\Z")
@@ -67,8 +70,9 @@ def extract_answer(text: str) -> str | None:
 def _boxed(text: str) -> str:
     r"""The last complete box, with those just before it in the same sentence: `\boxed{1}` and `\boxed{2}`."""
     boxes: list[tuple[int, int, str]] = []
+    closing = _closing_braces(text)
     for match in _BOX.finditer(text):
-        end = closing_brace(text, match.end())
+        end = closing.get(match.end(), -1)
         if end >= 0 and (not boxes or match.start() >= boxes[-1][1]):
             boxes.append((match.start(), end + 1, text[match.end() + 1 : end].strip()))
     while boxes and not boxes[-1][2]:
@@ -84,12 +88,26 @@ def _boxed(text: str) -> str:
     return ", ".join(answers)
 
 
+def _closing_braces(text: str) -> dict[int, int]:
+    """Where each brace closes, for those that do; escaped braces are text."""
+    opened: list[int] = []
+    closing: dict[int, int] = {}
+    for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+        if match[0] == "{":
+            opened.append(match.start())
+        elif match[0] == "}" and opened:
+            closing[opened.pop()] = match.start()
+    return closing
+
+
 def _are_joined(between: str) -> bool:
-    r"""Whether the text between two boxes joins them to one answer: nothing, a comma, "and", a label."""
+    r"""Whether the text between two boxes joins them to one answer: nothing, a comma, "and", a label or a few words."""
     if len(between) > 60 or "\n\n" in between or re.search(r"[.!?]\s", between):
         return False
+    words = [word.lower() for word in _WORDS.findall(between)]
+    linked = "and" in words or "or" in words
     rest = re.sub(r"\\[a-zA-Z]+|[\s${}()\[\]\\.&]", "", between)
-    return rest == "" or bool(re.match(r",|;|and|or", rest)) or bool(re.search(r"(?:and|or)\b", between))
+    return linked and len(words) <= 4 if words else rest == "" or rest[0] in ",;" or rest.endswith("=")
 
 
 def _tagged(text: str) -> str:
@@ -136,11 +154,8 @@ def _stated(sentence: str) -> str:
     formulas = list(_MATH.finditer(sentence))
     outside = _MATH.sub(" ", sentence)
     words = len(_WORDS.findall(outside))
-    copulas = [
-        match for match in _COPULA.finditer(sentence) if not any(f.start() < match.start() < f.end() for f in formulas)
-    ]
-    if copulas and words > 1 and (formulas or not _CHOICE_IN_PROSE.search(sentence)):
-        return _stated(sentence[copulas[-1].end() :])
+    if words > 1 and (formulas or not _CHOICE_IN_PROSE.search(sentence)) and (said := _after_copula(sentence)):
+        return _stated(said)
     if formulas and words <= 1 + len(formulas):
         plain = _MATH.sub(lambda match: f" {_content(match)} ", sentence)
         return plain.strip(" *.")
@@ -165,24 +180,36 @@ def _conclusion(text: str) -> str:
     """The value that the last sentence states, if that sentence is prose with a single value at its end."""
     text = text.strip()
     sentence = _last_sentence(text)
-    if len(sentence) > 400 and (concluding := list(_CONCLUSION.finditer(sentence))):
-        sentence = sentence[concluding[-1].start() :]
+    if concluding := list(re.finditer(r"\b(?:Therefore|Thus|Hence|So|Finally)\b", sentence)):
+        sentence = sentence[concluding[-1].start() :]  # solutions forget full stops
     if not _WORDS.search(_MATH.sub(" ", sentence)) or len(sentence) > 400:
         return ""
     formulas = list(_MATH.finditer(sentence))
     if len(formulas) == 1 and (_CONCLUSION.search(sentence) or len(_MATH.findall(text)) == 1):
         after = sentence[formulas[0].end() :].strip(" .")
         return f"{_content(formulas[0])} {after}".strip() if _VALUE.fullmatch(f"1 {after}") else _content(formulas[0])
-    tail = [match.end() for match in _COPULA.finditer(sentence)]
-    if formulas and formulas[-1].start() in tail and not sentence[formulas[-1].end() :].strip(" ."):
+    said = _after_copula(sentence).rstrip(".")
+    if formulas and said.endswith(formulas[-1][0]) and len(said) == len(formulas[-1][0]):
         return _content(formulas[-1])
     if not formulas and _CONCLUSION.search(sentence) and (counted := _COUNTED.search(sentence)):
         return counted[1]
-    value = sentence[tail[-1] :] if tail else ""
-    if not value and (match := re.match(r"(?:therefore|thus|hence|so|finally),?\s+(?=[\\\d-])", sentence, re.I)):
+    if not said and (match := re.match(r"(?:therefore|thus|hence|so|finally),?\s+(?=[\\\d-])", sentence, re.I)):
         value = sentence[match.end() :]
         return "" if _WORDS.search(value) else value.rstrip(".")
-    return value.rstrip(".") if _VALUE.fullmatch(value.rstrip(".")) else ""
+    return said if _VALUE.fullmatch(said) and len(_LOWER_WORD.findall(sentence)) >= 2 else ""
+
+
+def _after_copula(sentence: str) -> str:
+    """What follows the last "is", "=" and the like; empty if two of them state values (`x is 3 and y is 4`)."""
+    protected = [match.span() for match in _MATH.finditer(sentence)]
+    ends = [
+        match.end()
+        for match in _COPULA.finditer(sentence)
+        if not any(start < match.start() < end for start, end in protected)
+    ]
+    if sum(bool(_STARTS_VALUE.match(sentence, end)) for end in ends) > 1:
+        return ""
+    return sentence[ends[-1] :] if ends else ""
 
 
 def _last_sentence(text: str) -> str:

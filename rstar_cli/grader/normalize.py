@@ -92,7 +92,7 @@ def normal_form(text: str) -> str:
         text = re.sub(r"(?<!\\)\$", " ", text)  # pairs: marks of mathematics, not dollars
     if r"\begin" not in text:  # there `\\` parts the rows; elsewhere it is a JSON escape that was never undone
         text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)
-    text = re.sub(r"\{,\}|,\\!\s*", ",", text)
+    text = re.sub(r"\{,\}|,\\!\s*|(?<=\d)\\,(?=\d{3}(?!\d))", ",", text)
     text = _THOUSANDS.sub(_join_thousands, text)  # before spaces go: "100, 200" is a list
     text = _COMMAND.sub(_command, text)
     text = _OPERATOR_NAME.sub(r"\\\1 ", text)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -24,11 +24,13 @@ class Shape:
         kind: `list` is bare (`1, 2`), `square` is `[...]` (a closed interval, or a list), `half` is `[...)` or `(...]`.
         parts: the texts of the elements; of a matrix row by row.
         detail: brackets of a `half`, operators of a `relation`, columns of a `matrix`; else empty.
+        source: the whole text.
     """
 
     kind: Kind
     parts: tuple[str, ...]
     detail: tuple[str, ...] = ()
+    source: str = ""
 
 
 _OPENING = re.compile(r"\\\{|\\langle|\\lfloor|\\lceil|\\begin\{\w+\*?\}|[({\[]")
@@ -72,6 +74,10 @@ def relation_parts(text: str) -> tuple[list[str], list[str]]:
 @lru_cache(maxsize=4096)
 def shape_of(text: str) -> Shape:
     """Take an answer apart, one level."""
+    return replace(_shape(text), source=text)
+
+
+def _shape(text: str) -> Shape:
     items = list_items(text)
     if len(items) > 1:
         return Shape("list", items)

@@ -7,6 +7,7 @@ an eval: it isn't used, and `disarm` turns it off for all of sympy.
 
 from __future__ import annotations
 
+import re
 from typing import Any, NoReturn
 
 from rstar_cli.grader import numeric
@@ -15,14 +16,20 @@ from rstar_cli.grader.expression import Expression, UnparsedError, parse
 
 
 def disarm() -> None:
-    """Make sympy refuse text everywhere in this process (`sympify("...")` is an eval of the text)."""
+    """Make sympy refuse all text but numerals, everywhere in this process (`sympify("...")` is an eval of the text)."""
+    from sympy import Rational
     from sympy.parsing import sympy_parser
+
+    def numeral(text: object, *_args: object, **_kwargs: object) -> Any:
+        if not isinstance(text, str) or not re.fullmatch(r"\d{1,2000}(?:\.\d{0,2000})?|\.\d{1,2000}", text):
+            raise ValueError("text is not evaluated here")
+        return Rational(text)  # exact, where sympy would take a rounded Float
 
     def refuse(*_args: object, **_kwargs: object) -> NoReturn:
         raise ValueError("text is not evaluated here")
 
+    sympy_parser.parse_expr = numeral
     sympy_parser.eval_expr = refuse
-    sympy_parser.parse_expr = refuse
 
 
 class SymbolicOracle:
