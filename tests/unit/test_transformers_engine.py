@@ -1,0 +1,190 @@
+"""The transformers engine on tiny random models: right tokens, right states, nothing that hangs on the batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rstar_cli.engines.cache import PrefixCache
+from rstar_cli.engines.decode import pick, uniforms
+from rstar_cli.engines.transformers import TransformersPolicy
+from rstar_cli.errors import SetupError
+from rstar_cli.prompts import COMPLETION_STOPS, STEP_STOPS, render_prompt
+from rstar_cli.protocols import Sample, SampleRequest, Segment
+from tests import models
+
+KINDS = ["qwen2", "llama", "qwen2.5-math-7b"]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    made = {kind: models.save(root / kind, kind=kind) for kind in KINDS}
+    made["several"] = models.save(root / "several", single_tags=False)
+    return made
+
+
+def load(path: Path, **more: int) -> TransformersPolicy:
+    return TransformersPolicy.load(path, device="cpu", **more)
+
+
+def prompt(number: int) -> Segment:
+    return Segment(render_prompt(f"What is {number} plus {number * number}?" + " Think." * (number % 4)))
+
+
+def request(number: int, *, n: int = 1, temperature: float = 1.0, tokens: int = 24, **more: object) -> SampleRequest:
+    fields = {"prefix": (prompt(number),), "stop": STEP_STOPS, **more}
+    return SampleRequest(n=n, seed=number * 7919, max_tokens=tokens, temperature=temperature, **fields)  # type: ignore[arg-type]
+
+
+def ids(sample: Sample) -> list[int]:
+    return [token for segment in sample.segments for token in segment.token_ids or ()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_is_the_models_own_greedy(checkpoints: dict[str, Path], kind: str) -> None:
+    policy = load(checkpoints[kind])
+    asked = [request(i, temperature=0.0, tokens=20) for i in range(12)]
+    for asking, (got,) in zip(asked, policy.sample(asked), strict=True):
+        start = policy._tokenizer.prefix_ids(asking.prefix)
+        tensor = torch.tensor([start])
+        own = policy._model.generate(tensor, attention_mask=torch.ones_like(tensor), max_new_tokens=20, do_sample=False)
+        expected = own[0, len(start) :].tolist()
+        assert ids(got) == expected[: len(ids(got))]
+        assert len(ids(got)) == 20 or got.finish in ("stop", "eos")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logprobs_are_those_of_a_plain_forward_pass(checkpoints: dict[str, Path], kind: str) -> None:
+    policy = load(checkpoints[kind])
+    asked = [request(i, n=2, stop=COMPLETION_STOPS) for i in range(6)]
+    for asking, samples in zip(asked, policy.sample(asked), strict=True):
+        start = policy._tokenizer.prefix_ids(asking.prefix)
+        for sample in samples:
+            own = ids(sample)
+            logits = policy._model(torch.tensor([start + own])).logits[0, len(start) - 1 : -1]
+            expected = logits.log_softmax(-1).gather(-1, torch.tensor(own)[:, None]).sum()
+            assert sum(sample.logprobs) == pytest.approx(float(expected), abs=1e-3)
+
+
+@pytest.mark.parametrize("max_rows", [1, 7])
+def test_samples_do_not_hang_on_the_batch(checkpoints: dict[str, Path], max_rows: int) -> None:
+    asked = [request(i, n=3) for i in range(10)]
+    together = load(checkpoints["qwen2"]).sample(asked)
+    apart = load(checkpoints["qwen2"], max_rows=max_rows).sample(list(reversed(asked)))[::-1]
+    assert [[ids(s) for s in samples] for samples in together] == [[ids(s) for s in samples] for samples in apart]
+    assert len({tuple(ids(s)) for samples in together for s in samples}) > 20, "the samples differ"
+
+
+def test_kept_states_give_what_a_fresh_start_gives(checkpoints: dict[str, Path]) -> None:
+    """Three steps down a tree: with everything kept, and with nothing."""
+    policy = load(checkpoints["qwen2"])
+    prefixes = {i: (prompt(i),) for i in range(8)}
+    for depth in range(3):
+        asked = [request(i + 100 * depth, n=2, prefix=prefix, tokens=10) for i, prefix in prefixes.items()]
+        before = policy.usage.prefilled
+        got = policy.sample(asked)
+        if depth:
+            outputs = sum(policy.count_tokens(Segment(f"\n<output>{depth}<end_of_output>\n")) for _ in asked)
+            assert policy.usage.prefilled - before == len(asked) + outputs, "one token a request, and what is new"
+        fresh = load(checkpoints["qwen2"]).sample(asked)
+        assert [[ids(s) for s in samples] for samples in got] == [[ids(s) for s in samples] for samples in fresh]
+        output = Segment(f"\n<output>{depth + 1}<end_of_output>\n")
+        prefixes = {i: (*prefixes[i], got[i][depth % 2].segments[0], output) for i in prefixes}
+
+
+def test_n_samples_share_one_pass_over_the_prefix(checkpoints: dict[str, Path]) -> None:
+    policy = load(checkpoints["qwen2"])
+    policy.sample([request(3, n=16)])
+    assert policy.usage.prefilled == policy.count_tokens(prompt(3))
+
+
+def test_full_cache_drops_and_computes_again(checkpoints: dict[str, Path]) -> None:
+    asked = [request(i, n=2) for i in range(10)]
+    small = load(checkpoints["qwen2"])
+    small._cache = PrefixCache(20_000)
+    first, second = small.sample(asked), small.sample(asked)
+    expected = load(checkpoints["qwen2"]).sample(asked)
+    for got in (first, second):
+        assert [[ids(s) for s in x] for x in got] == [[ids(s) for s in x] for x in expected]
+    assert len(small._cache._groups) < 10
+
+
+def test_forget_frees_a_prompts_states(checkpoints: dict[str, Path]) -> None:
+    policy = load(checkpoints["qwen2"])
+    policy.sample([request(1), request(2)])
+    held = policy._cache.bytes
+    policy.forget(prompt(1))
+    assert 0 < policy._cache.bytes < held
+    policy.forget(prompt(2))
+    assert policy._cache.bytes == 0
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "several"])
+def test_a_sample_ends_at_its_stop_tag(checkpoints: dict[str, Path], kind: str) -> None:
+    """A model that is made to write a tag: its head's row for the next wanted token is pushed up step by step."""
+    policy = load(checkpoints[kind])
+    wanted = list(policy._tokenizer.encode("\na = 1<end_of_step>\nprint(a)<end_of_code> more"))
+    start = len(policy._tokenizer.prefix_ids([prompt(1)]))
+    forward = policy._forward
+
+    def forced(tokens: torch.Tensor, positions: torch.Tensor, *rest: object) -> torch.Tensor:
+        logits = forward(tokens, positions, *rest)  # type: ignore[arg-type]
+        at = int(positions[0, -1]) + 1 - start
+        if 0 <= at < len(wanted):
+            logits[:, wanted[at]] += 1e4
+        return logits
+
+    policy._forward = forced  # type: ignore[method-assign]
+    (step,), (completion,) = policy.sample([request(1, tokens=99), request(1, tokens=99, stop=COMPLETION_STOPS)])
+    assert [s.text for s in step.segments] == ["\na = 1<end_of_step>"]
+    assert [s.text for s in completion.segments] == ["\na = 1<end_of_step>", "\nprint(a)<end_of_code>"]
+    assert len(completion.logprobs) == 2
+    assert step.finish == completion.finish == "stop"
+
+
+def test_token_limit_and_end_of_sequence(checkpoints: dict[str, Path]) -> None:
+    policy = load(checkpoints["qwen2"])
+    (limited,), (ended,) = policy.sample([request(1, tokens=3, stop=("never>",)), request(2, stop=("never>",))])
+    assert limited.finish in ("length", "eos")
+    assert len(ids(limited)) <= 3
+    policy._eos = frozenset({ids(ended)[2]})
+    position = ids(ended).index(ids(ended)[2])
+    ((again,),) = load_like(policy).sample([request(2, stop=("never>",))])
+    assert again.finish == "eos"
+    assert ids(again) == ids(ended)[:position]
+
+
+def load_like(policy: TransformersPolicy) -> TransformersPolicy:
+    policy._cache = PrefixCache(1 << 30)
+    return policy
+
+
+def test_uniform_numbers_are_uniform_and_repeat() -> None:
+    keys = torch.arange(20_000) * 1_000_003
+    numbers = uniforms(keys, 5)
+    assert torch.equal(numbers, uniforms(keys.clone(), 5))
+    assert float(numbers.min()) >= 0
+    assert float(numbers.max()) < 1
+    histogram = torch.histc(numbers.float(), bins=20, min=0, max=1) / len(keys)
+    assert float((histogram - 0.05).abs().max()) < 0.01
+    both = torch.stack([numbers, uniforms(keys, 6)])
+    assert abs(float(torch.corrcoef(both)[0, 1])) < 0.03
+
+
+def test_pick_follows_the_distribution() -> None:
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.2])).expand(30_000, 3)
+    tokens, logprobs = pick(logits, torch.ones(30_000, 1), torch.arange(30_000) * 77_777, 0)
+    shares = torch.bincount(tokens, minlength=3) / 30_000
+    assert shares.tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.015)
+    assert float(logprobs.exp().max()) == pytest.approx(0.5)
+
+
+def test_what_is_not_there_is_told(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    with pytest.raises(SetupError, match="no tokenizer"):
+        TransformersPolicy.load(tmp_path / "nothing")
+    if not torch.cuda.is_available():
+        with pytest.raises(SetupError, match="CUDA"):
+            TransformersPolicy.load(checkpoints["qwen2"], device="cuda")
