@@ -19,17 +19,19 @@ _HASHES = re.compile(r"####[ \t]*([^\n]+)")
 _MARKER = re.compile(
     r"""\b(?:final\s+answer|(?:correct|right)\s+(?:answer|option|choice)|answer|option|choice)\b
     (?:\s*\([^()\n]{0,40}\))?[*_"']*\s*
-    (?P<link>(?:must\s+be|should\s+be|would\s+be|is|are|was|equals|to\s[^.\n]{0,60}?\sis)\b\s*:?|:|=|(?=\$|\\\(|\\\[|-?\d|\())
+    (?P<link>(?:must\s+be|should\s+be|would\s+be|is|are|equals|to\s[^.\n]{0,60}?\sis)\b\s*:?|:|=|(?=\$|\\\(|\\\[|-?\d|\())
     (?!\s*not\b)[*_]*\s*""",
     re.IGNORECASE | re.VERBOSE,
 )
 _MATH = re.compile(
     r"\$\$(.{1,1000}?)\$\$|\\\[(.{1,1000}?)\\\]|\\\((.{1,1000}?)\\\)|(?<![\\\d])\$([^$\n]{1,1000}?)(?<!\\)\$", re.DOTALL
 )
-_SENTENCE_END = re.compile(r"(?<=[^\s.])[.!?](?=\s|\*|$)|\n\s*\n|\n(?=\S)")
+_SENTENCE_END = re.compile(r"(?<=[^\s.])(?<!\\)[.!?](?=\s|\*|$)|\n\s*\n|\n(?=\S)")
 _BOLD_CHOICE = re.compile(r"\*\*\(?([A-J])\)?[.:)]?\*\*|\*\*\(?([A-J])[).:]\s[^*\n]{0,200}\*\*")
-_LAST_LINE_CHOICE = re.compile(r"(?:^|\n)\s*\(?([A-J])\)?[.)]?\s*$")
-_CHOICE_IN_PROSE = re.compile(r"(?<![A-Za-z\\'])\(?([A-J])\)?(?=[\s.,;:!?)]|$)(?!\s[a-z])|\b([B-HJ])\b")
+_CHOICE_ALONE = re.compile(r"\(?([A-J])\)?[.)]?")
+_CHOICE_IN_PROSE = re.compile(
+    r"(?<![A-Za-z\\'(=])(?:\(([A-J])\)|([B-HJ])(?=[\s.,;:!?]|$)|(A)(?=[.,;:!?]|$))(?!\s*[=+^_])"
+)
 _COPULA = re.compile(r"(?:\b(?:is|are|it's|equals|be|was|were|gives?|get|obtain|have)|[=:])\s+(?=\S)")
 _CONCLUSION = re.compile(
     r"\b(?:therefore|thus|hence|so|finally|conclude|we (?:get|find|have|obtain)|answer|solution)\b", re.I
@@ -52,9 +54,10 @@ def extract_answer(text: str) -> str | None:
         text: a solution, or what follows its reasoning; only the part after a last `</think>` is read.
 
     Returns:
-        The answer's text as it was written (neighbouring boxes joined by commas), never empty.
+        The answer's text as it was written (neighbouring boxes joined by commas, blanks shortened), never empty.
     """
     text = text.rpartition("</think>")[2][-_TAIL:]
+    text = re.sub(r"\n\s*\n", "\n\n", re.sub(r"[ \t]{2,}", " ", text))  # long blanks make patterns slow
     text = _HOPE.sub("", _ROLE_TAIL.sub("", text))
     found = (
         _after_marker(text, final=True)
@@ -158,11 +161,11 @@ def _stated(sentence: str) -> str:
         return _stated(said)
     if formulas and words <= 1 + len(formulas):
         plain = _MATH.sub(lambda match: f" {_content(match)} ", sentence)
-        return plain.strip(" *.")
+        return plain.strip(" *").rstrip(".")
     if formulas:
         return _content(formulas[-1])
     if words >= 2 and (choice := _CHOICE_IN_PROSE.search(sentence)):
-        return choice[1] or choice[2]
+        return choice[1] or choice[2] or choice[3]
     if words >= 4 and len(numbers := _NUMBER.findall(sentence)) == 1:
         return str(numbers[0])
     return sentence.rstrip(".* ")
@@ -172,8 +175,9 @@ def _choice(text: str) -> str:
     bold = list(_BOLD_CHOICE.finditer(text))
     if bold:
         return bold[-1][1] or bold[-1][2]
-    last = _LAST_LINE_CHOICE.search(text)
-    return last[1] if last and "\n" in text.strip() else ""
+    above, _, line = text.strip().rpartition("\n")
+    last = _CHOICE_ALONE.fullmatch(line.strip())
+    return last[1] if last and above else ""
 
 
 def _conclusion(text: str) -> str:

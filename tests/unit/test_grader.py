@@ -1,0 +1,392 @@
+"""The grader: own cases, extraction, groups, and what becomes of workers that are late, killed or orphaned."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rstar_cli.grader import Grader, extract_answer, group_answers
+from rstar_cli.grader import grader as grader_module
+from rstar_cli.protocols import Grade
+from rstar_cli.records import Verdict
+
+CASES = [
+    json.loads(line) for line in (Path(__file__).parents[1] / "cases/grader.jsonl").read_text("utf-8").splitlines()
+]
+SHARED = Path(os.environ.get("RSTAR_SHARED") or Path(__file__).parents[3] / "shared")
+ENDLESS = r"\sum_{k=1}^{10^9}\frac{\sin k}{k}"
+"""A sum that nobody finishes."""
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    with Grader() as grader:
+        yield grader
+
+
+def is_alive(process_id: int) -> bool:
+    """Whether a process runs (a zombie doesn't)."""
+    try:
+        state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def wait_until_gone(process_id: int, seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while is_alive(process_id) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not is_alive(process_id)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{case['gold'][:20]}|{case['pred'][:20]}" for case in CASES])
+def test_case(grader: Grader, case: dict[str, object]) -> None:
+    (grade,) = grader.grade([(str(case["gold"]), str(case["pred"]))])
+    expected = Verdict.CORRECT if case["label"] else Verdict.INCORRECT
+    assert grade.verdict is expected, f"{case['why']}: {grade}"
+
+
+def test_there_are_cases_of_both_kinds() -> None:
+    labels = [case["label"] for case in CASES]
+    assert len(CASES) >= 80
+    assert min(labels.count(True), labels.count(False)) >= 40
+
+
+def test_others_cases(grader: Grader) -> None:
+    path = SHARED / "data/grader_cases.jsonl"
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    cases = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    cases = [case for case in cases if not case.get("debatable")]
+    grades = grader.grade([(case["gold"], case["pred"]) for case in cases])
+    answers, prose = [], []
+    for case, grade in zip(cases, grades, strict=True):
+        outcome = (case["label"], grade.verdict is Verdict.CORRECT)
+        (prose if case["kind"] == "extraction" else answers).append(outcome)
+    false_accepts = [1 for label, accepted in answers + prose if accepted and not label]
+    assert sum(label == accepted for label, accepted in answers) / len(answers) >= 0.98
+    assert sum(label == accepted for label, accepted in prose) / len(prose) >= 0.95
+    assert not false_accepts
+
+
+@pytest.mark.parametrize(
+    ("gold", "prediction", "stage"),
+    [
+        (r"\frac{1}{2}", r"\dfrac 12", "number"),
+        ("x^2", "x^{2}", "string"),
+        ("1/3", "0.33", "number"),
+        ("(1,2)", "(1,3)", "structure"),
+        (r"\sqrt{8}", r"2\sqrt{2}", "numeric"),
+        (r"\sum_{k=1}^{3}k", "6", "symbolic"),
+        ("7", "9" * 5000, "bounds"),
+    ],
+)
+def test_says_which_stage_decided(grader: Grader, gold: str, prediction: str, stage: str) -> None:
+    (grade,) = grader.grade([(gold, prediction)])
+    assert grade.decided_by == stage
+
+
+def test_nothing_to_grade(grader: Grader) -> None:
+    assert grader.grade([]) == []
+    assert grader.grade([("1", None), ("1", " \n")]) == [Grade(Verdict.NO_ANSWER, "none")] * 2
+    assert grader.grade([("", "1")]) == [Grade(Verdict.ERROR, "no_gold")]
+
+
+def test_a_gold_out_of_bounds_is_an_error_not_an_incorrect_answer(grader: Grader) -> None:
+    assert grader.grade([("x+" * 2000 + "1", "7")]) == [Grade(Verdict.ERROR, "bounds")]
+    assert grader.grade([("10^{10^{10^{10}}}", r"\sqrt{2}")]) == [Grade(Verdict.ERROR, "bounds")]
+
+
+def test_order_and_repetition_of_a_batch(grader: Grader) -> None:
+    pairs: list[tuple[str, str | None]] = [
+        (r"\sqrt{8}", r"2\sqrt{2}"),
+        ("1", "2"),
+        ("1", None),
+        (r"\sqrt{8}", r"2\sqrt{2}"),
+        (r"\sqrt{8}", r"2\sqrt{3}"),
+    ]
+    verdicts = [grade.verdict for grade in grader.grade(pairs)]
+    assert verdicts == ["correct", "incorrect", "no_answer", "correct", "incorrect"]
+
+
+@pytest.mark.parametrize("arguments", [{"workers": 0}, {"timeout": 0.0}])
+def test_arguments_out_of_range(arguments: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="workers must be"):
+        Grader(**arguments)  # type: ignore[arg-type]
+
+
+# --- nothing of an answer is run -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "__import__('pathlib').Path('{path}').touch()",
+        r"\text{{__import__('pathlib').Path('{path}').touch()}}",
+        r"\sum_{{k=1}}^{{3}} __import__('pathlib').Path('{path}').touch()",
+        r"\operatorname{{open('{path}','w')}}(1)",
+        "[open('{path}','w')]",
+        "$(touch {path})",
+        "x=open('{path}','w')",
+    ],
+)
+def test_code_in_an_answer_is_not_run(tmp_path: Path, grader: Grader, template: str) -> None:
+    text = template.format(path=tmp_path / "canary")
+    for gold, prediction in ((r"\frac{1}{2}", text), (text, r"\sqrt{2}"), (text, text + "+0")):
+        (grade,) = grader.grade([(gold, prediction)])
+        assert grade.verdict is not Verdict.CORRECT
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sympy_is_disarmed() -> None:
+    script = """
+from rstar_cli.grader.symbolic import disarm
+disarm()
+import sympy
+assert sympy.sympify("0.1") == sympy.Rational(1, 10)
+for text in ("1+1", "x", "__import__('os')", "print(1)"):
+    for read in (sympy.sympify, sympy.Number, sympy.parsing.sympy_parser.parse_expr):
+        try:
+            read(text)
+        except (ValueError, sympy.SympifyError):
+            continue
+        raise SystemExit(f"{read} took {text}")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# --- workers -------------------------------------------------------------------------------
+
+
+def test_cheap_cases_start_no_worker() -> None:
+    with Grader() as grader:
+        grader.grade([("1/2", "0.5"), ("x", "$x$"), ("1", "2"), ("(1,2)", "(1,3)")])
+        assert grader.worker_ids == ()
+
+
+def test_a_late_answer_is_a_timeout_and_the_others_go_on() -> None:
+    with Grader(timeout=0.8) as grader:
+        grader.grade([(r"\sqrt{8}", r"2\sqrt{2}")])
+        (late,) = grader.worker_ids
+        start = time.monotonic()
+        grades = grader.grade([("7", ENDLESS), (r"\sqrt{12}", r"2\sqrt{3}")])
+        assert [grade.verdict for grade in grades] == [Verdict.TIMEOUT, Verdict.CORRECT]
+        assert time.monotonic() - start < 10
+        assert late not in grader.worker_ids
+        assert not is_alive(late)
+
+
+def test_two_workers_wait_side_by_side() -> None:
+    with Grader(workers=2, timeout=0.8) as grader:
+        grader.grade([(r"\sqrt{8}", r"2\sqrt{2}"), (r"\sqrt{18}", r"3\sqrt{2}")])
+        grades = grader.grade([("7", ENDLESS), ("8", ENDLESS), (r"\sqrt{12}", r"2\sqrt{3}")])
+        assert sorted(grade.verdict for grade in grades) == ["correct", "timeout", "timeout"]
+
+
+def test_a_worker_killed_in_the_middle_is_an_error() -> None:
+    with Grader(timeout=20.0) as grader:
+        grader.grade([(r"\sqrt{8}", r"2\sqrt{2}")])
+        (victim,) = grader.worker_ids
+        threading.Timer(0.5, os.kill, (victim, signal.SIGKILL)).start()
+        assert grader.grade([("7", ENDLESS)]) == [Grade(Verdict.ERROR, "crash")]
+        assert grader.grade([(r"\sqrt{12}", r"2\sqrt{3}")])[0].verdict is Verdict.CORRECT
+
+
+def test_a_worker_killed_between_cases_is_replaced() -> None:
+    with Grader() as grader:
+        grader.grade([(r"\sqrt{8}", r"2\sqrt{2}")])
+        (victim,) = grader.worker_ids
+        os.kill(victim, signal.SIGKILL)
+        assert wait_until_gone(victim)
+        assert grader.grade([(r"\sqrt{12}", r"2\sqrt{3}")])[0].verdict is Verdict.CORRECT
+
+
+def test_close_leaves_nothing_behind_and_can_be_undone() -> None:
+    grader = Grader()
+    grader.grade([(r"\sqrt{8}", r"2\sqrt{2}")])
+    (worker,) = grader.worker_ids
+    grader.close()
+    assert not is_alive(worker)
+    assert grader.worker_ids == ()
+    grader.close()
+    assert grader.grade([(r"\sqrt{12}", r"2\sqrt{3}")])[0].verdict is Verdict.CORRECT
+    grader.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="relies on the parent-death signal")
+def test_a_busy_worker_dies_with_its_parent() -> None:
+    script = f"""
+import threading, time
+from rstar_cli.grader import Grader
+grader = Grader(timeout=60)
+grader.grade([("sqrt(8)", "2*sqrt(2)")])
+print(*grader.worker_ids, flush=True)
+grader.grade([("7", {ENDLESS!r})])
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    time.sleep(0.3)
+    assert is_alive(worker)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert wait_until_gone(worker)
+
+
+def test_an_interrupted_batch_leaves_no_stale_answer() -> None:
+    with Grader(timeout=30.0) as grader:
+        grader.grade([(r"\sqrt{8}", r"2\sqrt{2}")])
+        main = threading.main_thread().ident
+        threading.Timer(0.5, signal.pthread_kill, (main, signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            grader.grade([("7", ENDLESS)])
+        assert grader.worker_ids == ()
+        assert grader.grade([(r"\sqrt{12}", r"2\sqrt{3}")])[0].verdict is Verdict.CORRECT
+
+
+def test_results_are_cached_and_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grader_module, "_CACHE_SIZE", 3)
+    with Grader() as grader:
+        first = grader.grade([(r"\sqrt{8}", r"2\sqrt{2}")])
+        grader.close()
+        assert grader.grade([(r"\sqrt{8}", r"2\sqrt{2}")]) == first
+        assert grader.worker_ids == (), "a known pair needs no worker"
+        grader.grade([("1", str(i)) for i in range(10)])
+        grader.grade([(r"\sqrt{8}", r"2\sqrt{2}")])
+        assert len(grader.worker_ids) == 1, "the oldest pair was forgotten"
+
+
+def test_one_grader_for_several_threads(grader: Grader) -> None:
+    outcomes: dict[int, Verdict] = {}
+
+    def work(n: int) -> None:
+        (grade,) = grader.grade([(rf"\sqrt{{{n}}}", rf"{n}/\sqrt{{{n}}}")])
+        outcomes[n] = grade.verdict
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in (2, 3, 5, 6, 7, 10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(outcomes.values()) == {Verdict.CORRECT}
+    assert len(outcomes) == 6
+
+
+# --- extraction ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"We get \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+        (r"\boxed{1} at first, later \boxed{2}", "2"),
+        (r"\boxed{2}, and the last one \boxed{is cut", "2"),
+        (r"\boxed{1} and \boxed{2}", "1, 2"),
+        (r"\boxed{3}. I check: \boxed{3}", "3"),
+        (r"It is \boxed{\{1,2\}}", r"\{1,2\}"),
+        ("<answer>12</answer>", "12"),
+        ("<answer>The answer is \\boxed{12}<end_of_answer>", "12"),
+        ("He pays 5 * 3 = 15.\n#### 15", "15"),
+        ("The answer is 12.", "12"),
+        ("The answer is .5", ".5"),
+        ("The answer is $.5$.", ".5"),
+        ("**Answer:** $x^2$", "x^2"),
+        ("The final answer is $3\\sqrt{2}$. I hope it is correct.", r"3\sqrt{2}"),
+        ("The answer is 7. Wait, the answer is 8.", "8"),
+        ("So the correct option is (C).", "(C)"),
+        ("We compare all.\n**C**", "C"),
+        ("We compare all.\n(C)", "C"),
+        ("Thus the value of x is 7.", "7"),
+        ("Therefore $x \\ge 5$.", r"x \ge 5"),
+        ("The angle is 45 degrees.", "45 degrees"),
+        ("<think>the answer is 3</think>The answer is 4", "4"),
+        (r"\boxed{3} was wrong. Final answer: 4", "4"),
+        ("The answer is 5<|im_end|>", "5"),
+    ],
+)
+def test_extracts_what_the_text_states(text: str, answer: str) -> None:
+    assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "12",
+        "x = 5",
+        "x > 3",
+        r"\boxed{",
+        r"\boxed{}",
+        "We add 3 and 4 and then 5",
+        "AB = 5, CD = 6",
+        "x is 3 and y is 4",
+        "The answer is not 5",
+        "the answer is",
+        "No option was chosen.",
+        "I do not know",
+    ],
+)
+def test_does_not_guess(text: str) -> None:
+    assert extract_answer(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"\boxed{" * 3000,
+        "$" * 20000,
+        r"\(" * 10000,
+        "answer is " * 2000,
+        "\n" * 20000,
+        "<answer>" * 2500,
+        " \n x" * 5000,
+    ],
+)
+def test_extraction_is_quick_on_hostile_text(text: str) -> None:
+    start = time.monotonic()
+    extract_answer(text)
+    assert time.monotonic() - start < 2.0
+
+
+# --- groups --------------------------------------------------------------------------------
+
+
+def test_equal_answers_share_a_group(grader: Grader) -> None:
+    answers = ["1/2", "0.5", None, r"\frac{2}{4}", "7", r"\sqrt{2}/2", r"\frac{1}{\sqrt{2}}", " ", "7.0", "x=7"]
+    assert group_answers(answers, grader) == [0, 0, None, 0, 1, 2, 2, None, 1, 1]
+
+
+def test_groups_without_a_grader() -> None:
+    assert group_answers(["1", "2", "1.0", "3"]) == [0, 1, 0, 2]
+    assert group_answers([]) == []
+
+
+# --- the command ---------------------------------------------------------------------------
+
+
+def test_lines_are_answered_while_the_input_stays_open() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rstar_cli.grader"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write('{"gold": "1/2", "pred": "0.5"}\n')
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline()) == {"equal": True, "verdict": "correct", "decided_by": "number"}
+    process.stdin.write('{"gold": "1/2", "pred": "2"}\n')
+    process.stdin.close()
+    assert json.loads(process.stdout.readline())["equal"] is False
+    assert process.wait(timeout=10) == 0
+    process.stdout.close()
