@@ -37,7 +37,7 @@ class _Worker:
             "OMP_NUM_THREADS": "1",
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "rstar_cli.grader.worker", str(timeout)],
+            [sys.executable, "-P", "-m", "rstar_cli.grader.worker", str(timeout), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -162,7 +162,7 @@ class WorkerPool:
             if worker.case is None:
                 raise SetupError(
                     "the grader's worker process ended while it started",
-                    remedy="Check free memory, and that `python -m rstar_cli.grader.worker 5` says it is ready.",
+                    remedy="Check free memory, and that `python -c 'import math_verify'` works.",
                 )
             grades[worker.case] = Grade(Verdict.ERROR, "crash")
         elif reply and worker.case is None:

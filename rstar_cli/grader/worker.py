@@ -1,4 +1,4 @@
-"""The grader's worker process: `python -m rstar_cli.grader.worker TIMEOUT`, started by `pool` and nobody else.
+"""The grader's worker process: `python -m rstar_cli.grader.worker TIMEOUT PARENT`, started by `pool` and nobody else.
 
 JSON lines: after the imports it writes `{"ready": true}`; then for every `{"gold": ..., "prediction": ...}` one
 `{"equal": true | false, "stage": ...}` or `{"error": ...}`. It ends at the end of its input, and is killed with its
@@ -71,12 +71,22 @@ def _import_all() -> None:
 
 
 def _die_with_parent() -> None:
+    """End when the parent does, even in the middle of a case.
+
+    Linux signals the death of the *thread* that started us, so the handler asks whether the process is gone. In a long
+    operation in C the handler waits; then the CPU limit of the case ends it.
+    """
     if sys.platform != "linux":
         return  # there the end of the input and the CPU limit must do
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked
-        os._exit(1)
+    parent = int(sys.argv[2])
+
+    def check(*_: object) -> None:
+        if os.getppid() != parent:
+            os._exit(1)
+
+    signal.signal(signal.SIGUSR1, check)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
+    check()  # it may have died before we asked
 
 
 def _limit() -> None:

@@ -268,6 +268,17 @@ def test_results_are_cached_and_the_cache_is_bounded(monkeypatch: pytest.MonkeyP
         assert len(grader.worker_ids) == 1, "the oldest pair was forgotten"
 
 
+def test_a_worker_outlives_the_thread_that_started_it() -> None:
+    with Grader() as grader:
+        thread = threading.Thread(target=grader.grade, args=([(r"\sqrt{8}", r"2\sqrt{2}")],))
+        thread.start()
+        thread.join()
+        (worker,) = grader.worker_ids
+        assert not wait_until_gone(worker, 0.3)
+        assert grader.grade([(r"\sqrt{12}", r"2\sqrt{3}")])[0].verdict is Verdict.CORRECT
+        assert grader.worker_ids == (worker,)
+
+
 def test_one_grader_for_several_threads(grader: Grader) -> None:
     outcomes: dict[int, Verdict] = {}
 
