@@ -91,31 +91,50 @@ class PrefixCache:
 
 
 class BatchStates:
-    """Keys and values of a batch in one buffer, written in place; the model sees a layer at a time (`layers`).
+    """Keys and values of a batch in one buffer, written in place; the model sees a layer at a time (`cache`).
 
     Args:
         shape: (layers, kv_heads, head_dim).
-        rows: sequences.
-        capacity: tokens a row can hold.
+        entries: the kept prefix of each row; all end at `filled`, so shorter ones are padded on the left.
+        filled: tokens of the longest.
+        room: tokens that can be added before the buffer is made anew.
     """
 
-    def __init__(self, shape: tuple[int, int, int], rows: int, capacity: int, dtype: Any, device: Any) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        entries: Sequence[Entry | None],
+        filled: int,
+        room: int,
+        dtype: Any,
+        device: Any,
+    ) -> None:
         import torch
 
         layers, heads, width = shape
-        self.buffer = torch.zeros((layers, 2, rows, heads, capacity, width), dtype=dtype, device=device)
-        self.filled = 0
+        self.buffer = torch.empty((layers, 2, len(entries), heads, filled + room, width), dtype=dtype, device=device)
+        self.filled = filled
+        self.buffer[:, :, :, :, :filled] = 0  # padding is masked, yet it must be finite
+        for row, entry in enumerate(entries):
+            begin = filled - (entry.covered if entry is not None else 0)
+            for first, states in entry.chain() if entry is not None else ():
+                start = begin + first
+                self.buffer[:, :, row, :, start : start + states.shape[3]] = states
 
-    def load(self, row: int, entry: Entry | None) -> None:
-        """Copy a kept prefix into a row so that it ends at `filled`."""
-        while_from = self.filled - (entry.covered if entry is not None else 0)
-        for first, states in entry.chain() if entry is not None else ():
-            start = while_from + first
-            self.buffer[:, :, row, :, start : start + states.shape[3]] = states
-
-    def take(self, rows: Tensor) -> None:
+    def take(self, rows: Tensor, room: int) -> None:
         """Keep only these rows, in this order; a row may come several times."""
-        self.buffer = self.buffer.index_select(2, rows)
+        layers, pair, _, heads, _, width = self.buffer.shape
+        taken = self.buffer.new_empty((layers, pair, len(rows), heads, self.filled + room, width))
+        taken[:, :, :, :, : self.filled] = self.buffer[:, :, :, :, : self.filled].index_select(2, rows)
+        self.buffer = taken
+
+    def make_room(self, tokens: int, more: int) -> None:
+        """Have place for `tokens` more; if there is none, make place for `more`."""
+        if self.filled + tokens > self.buffer.shape[4]:
+            layers, pair, rows, heads, _, width = self.buffer.shape
+            grown = self.buffer.new_empty((layers, pair, rows, heads, self.filled + more, width))
+            grown[:, :, :, :, : self.filled] = self.buffer[:, :, :, :, : self.filled]
+            self.buffer = grown
 
     def slice(self, row: int, start: int, end: int) -> Tensor:
         """States of a row's tokens, as a copy."""

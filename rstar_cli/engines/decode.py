@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 SHRINK_BELOW = 0.75
 """Share of live rows at which finished ones are cut out of the batch (copying the states costs about one step)."""
 
+ROOM = 24
+"""Tokens that the states have place for before they are moved to a larger buffer."""
+
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
@@ -141,10 +144,7 @@ def decode(
     device = shape.device
     start = max(prefix.length for prefix in prefixes) - 1
     longest = max(row.limit for row in rows)
-    states = BatchStates(shape.states, len(prefixes), start + longest + 1, shape.dtype, device)
-    states.filled = start
-    for i, prefix in enumerate(prefixes):
-        states.load(i, prefix.entry)
+    states = BatchStates(shape.states, [p.entry for p in prefixes], start, 1, shape.dtype, device)
     lengths = torch.tensor([prefix.length for prefix in prefixes], device=device)
     slots = torch.arange(start + longest + 1, device=device)
     mask = slots[None] > start - lengths[:, None]  # [requests, slots]: left padding is hidden
@@ -152,15 +152,14 @@ def decode(
     logits = forward(tokens[:, None], lengths[:, None] - 1, mask[:, None, None, : start + 1], states)
 
     owner = torch.tensor([row.request for row in rows], device=device)
-    if len(rows) != len(prefixes) or owner.tolist() != list(range(len(prefixes))):
-        states.take(owner)  # one pass over a prefix serves all samples that share it
+    states.filled += 1
+    states.take(owner, ROOM)  # one pass over a prefix serves all samples that share it
     logits, mask, lengths = logits[owner], mask[owner], lengths[owner]
     heat = torch.tensor([temperature[row.request] for row in rows], device=device, dtype=torch.float32)[:, None]
     keys = torch.tensor([row.key for row in rows], device=device, dtype=torch.int64)
     live = list(rows)
     sampled = 0
     for step in range(longest):
-        states.filled = start + 1 + step
         tokens, logprobs = pick(logits, heat, keys, step)
         sampled += sum(row.finish is None for row in live)
         ended = _advance(live, tokens, logprobs, closing, ends_row, eos)
@@ -171,10 +170,12 @@ def decode(
             break
         if len(left) < SHRINK_BELOW * len(live):
             index = torch.tensor(left, device=device)
-            states.take(index)
+            states.take(index, ROOM)
             tokens, mask, lengths, heat, keys = (t[index] for t in (tokens, mask, lengths, heat, keys))
             live = [live[i] for i in left]
+        states.make_room(1, ROOM)
         logits = forward(tokens[:, None], (lengths + step)[:, None], mask[:, None, None, : states.filled + 1], states)
+        states.filled += 1
     return sampled
 
 

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CACHE_SHARE = 0.25
-"""Share of the free memory that kept keys and values may take."""
+"""Share of the free memory that kept keys and values may take; a batch may take as much again."""
+
+MAX_ROWS = 1024
+"""Most samples decoded at once by default."""
+
+ROW_TOKENS = 1024
+"""Tokens of a row, for the estimate of how many rows fit."""
 
 PREFILL_TOKENS = 8192
 """Tokens, padding counted, of one forward pass over new prefixes."""
@@ -61,7 +67,7 @@ class TransformersPolicy:
             model: where it is.
             device: `auto` (a GPU where there is one), `cpu` or `cuda`.
             dtype: `auto` (bfloat16 on a GPU, float32 on a CPU), `float32` or `bfloat16`.
-            max_rows: samples decoded at once; None: 256 on a CPU, 512 on a GPU.
+            max_rows: samples decoded at once; None: as many as a quarter of the free memory holds, at most 1024.
 
         Raises:
             SetupError: model or device are not to be had, or the architecture is not fit.
@@ -166,12 +172,11 @@ class TransformersPolicy:
         device = self._shape.device
         past = max(prefix.covered for prefix in group)
         new = max(prefix.missing for prefix in group)
-        states = BatchStates(self._shape.states, len(group), past + new, self._shape.dtype, device)
-        states.filled = past
+        entries = [prefix.entry for prefix in group]
+        states = BatchStates(self._shape.states, entries, past, new, self._shape.dtype, device)
         ids = torch.zeros((len(group), new), dtype=torch.int64)
         covered = torch.tensor([prefix.covered for prefix in group])
         for row, prefix in enumerate(group):
-            states.load(row, prefix.entry)
             ids[row, : prefix.missing] = torch.tensor(prefix.ids[prefix.covered : -1])
         slots = torch.arange(past + new)
         causal = slots[None, None] <= past + torch.arange(new)[None, :, None]
@@ -251,7 +256,7 @@ class TransformersPolicy:
         for end in ends:
             ids = tuple(row.ids[begin:end])
             segments.append(Segment(self._tokenizer.decode(ids), ids))
-            logprobs.append(sum(row.logprobs[begin:end]))
+            logprobs.append(round(sum(row.logprobs[begin:end]), 4))  # the last digits hang on the batch
             begin = end
         assert row.finish is not None  # noqa: S101
         return Sample(tuple(segments), tuple(logprobs), row.finish)
