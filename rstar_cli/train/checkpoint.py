@@ -1,0 +1,135 @@
+"""Models in and out of training: load one by any name, write one complete or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rstar_cli.errors import SetupError, StorageError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_model(model: str | Path, *, dtype: torch.dtype | None, attention: str) -> PreTrainedModel:
+    """Load a causal language model: safetensors only, and never the code that a checkpoint may bring.
+
+    Args:
+        model: checkpoint directory or hub id.
+        dtype: of the weights in memory; None keeps the checkpoint's own.
+        attention: name of the attention function.
+
+    Raises:
+        SetupError: it can't be found, or is not such a model.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            str(model),
+            dtype="auto" if dtype is None else dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SetupError(
+            f"no causal language model at {model}: {reason}",
+            remedy="Give a checkpoint directory with config.json and safetensors, or a hub id that this machine can "
+            "reach. Checkpoints that need their own code are not run.",
+        ) from error
+    return loaded
+
+
+def stored_dtype(model: str | Path) -> torch.dtype:
+    """Number format that a checkpoint's weights are stored in (float32 where it does not say).
+
+    Raises:
+        SetupError: there is no readable config.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(model), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SetupError(
+            f"no model config at {model}: {reason}",
+            remedy="Give a checkpoint directory with config.json and safetensors, or a hub id that this machine can "
+            "reach. Checkpoints that need their own code are not run.",
+        ) from error
+    dtype = config.get_text_config().dtype
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
+@contextmanager
+def workspace(output: Path) -> Iterator[Path]:
+    """An empty directory beside `output`, gone afterwards whatever happens.
+
+    Its name is fixed, so that what a killed training left behind is cleared by the next one.
+
+    Raises:
+        StorageError: it can't be made.
+    """
+    path = output.parent / f".{output.name}.partial"
+    try:
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}", remedy="Give an --output that can be written.") from error
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def save_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str, *, work: Path, output: Path
+) -> None:
+    """Write safetensors, config, tokenizer and model card, then move them to `output` in one rename.
+
+    Args:
+        model: what to save, in the number format to save it in.
+        tokenizer: saved beside it.
+        card: text of README.md.
+        work: an existing directory on `output`'s file system.
+        output: the checkpoint directory; an older one is replaced.
+
+    Raises:
+        StorageError: disk full, or no permission.
+    """
+    from safetensors import SafetensorError
+
+    fresh, old = work / "checkpoint", work / "replaced"
+    try:
+        model.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        (fresh / "README.md").write_text(card, encoding="utf-8")
+        for path in fresh.iterdir():
+            _sync(path)
+        _sync(fresh)
+        if output.exists():
+            output.rename(old)
+        fresh.rename(output)
+        _sync(output.parent)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StorageError(f"{output}: {reason}", remedy="Free space or give another --output.") from error
+
+
+def _sync(path: Path) -> None:
+    if stat.S_ISREG(path.stat().st_mode) or path.is_dir():
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

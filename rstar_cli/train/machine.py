@@ -1,0 +1,84 @@
+"""What the machine can do: where training runs, and in which number format."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rstar_cli.errors import SetupError
+
+if TYPE_CHECKING:
+    import torch
+
+    from rstar_cli.config import Device, Dtype
+
+_FLOAT32_ATTENTION = "sdpa_float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where and how to compute.
+
+    Attributes:
+        device: `cpu` or `cuda`.
+        bfloat16: whether forward and backward passes run in bfloat16; weights and optimizer stay float32.
+        attention: name of the attention function.
+    """
+
+    device: str
+    bfloat16: bool
+    attention: str
+
+
+def find_machine(device: Device, dtype: Dtype) -> Machine:
+    """Choose the device and number format.
+
+    `auto` takes the GPU where there is one, and bfloat16 where the device multiplies it natively. On a CPU with
+    AVX512-BF16 that is 1.5 times as fast as float32 for the embedded model, at equal loss.
+
+    Raises:
+        SetupError: no such device, or several training processes.
+    """
+    import torch
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SetupError(
+            "train-policy runs in one process on one device",
+            remedy="Start it without torchrun or accelerate; --lora-rank fits a large model on one GPU.",
+        )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SetupError("no CUDA device is there", remedy="Leave out --device, or give --device cpu.")
+    if device != "cpu" and torch.cuda.is_available():
+        return Machine("cuda", dtype == "bfloat16" or (dtype == "auto" and torch.cuda.is_bf16_supported()), "sdpa")
+    has = torch.cpu.get_capabilities()
+    native = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    if dtype == "bfloat16" or (dtype == "auto" and native):
+        return Machine("cpu", True, _register_float32_attention())
+    return Machine("cpu", False, "sdpa")
+
+
+def _register_float32_attention() -> str:
+    """Attention in float32 while the rest runs in bfloat16.
+
+    On a CPU, PyTorch's bfloat16 attention takes 8 times as long backwards as the float32 one: half of an update.
+    """
+    import torch
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    def attend(
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: object,
+        **kwargs: object,
+    ) -> object:
+        with torch.autocast("cpu", enabled=False):
+            return sdpa_attention_forward(module, query.float(), key.float(), value.float(), mask, **kwargs)
+
+    AttentionInterface.register(_FLOAT32_ATTENTION, attend)
+    AttentionMaskInterface.register(_FLOAT32_ATTENTION, sdpa_mask)
+    return _FLOAT32_ATTENTION
