@@ -138,7 +138,9 @@ def _parameter(name: str, field: FieldInfo, panel: str | None) -> inspect.Parame
     default = field.get_default()
     if not boolean and default not in (None, "") and "[default" not in text:
         text += f" [default: {default}]"
-    option = typer.Option(flag, help=text.replace("\n", " ").replace("[", r"\["), show_default=False, rich_help_panel=panel)
+    option = typer.Option(
+        flag, help=text.replace("\n", " ").replace("[", r"\["), show_default=False, rich_help_panel=panel
+    )
     annotation = bool if boolean else _plain(field.annotation) | None
     return inspect.Parameter(
         name,

@@ -155,6 +155,11 @@ def split_of(text: str) -> Split:
     return "test" if tenth < 2 else "validation" if tenth == 2 else "train"
 
 
+def problem_id(text: str) -> str:
+    """The id of the synthetic problem with this text."""
+    return f"syn-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
 def make_worked(
     count: int,
     seed: int,
@@ -199,7 +204,7 @@ def make_problems(
     return [
         Problem.model_validate(
             {
-                "id": f"syn-{hashlib.sha256(worked.text.encode()).hexdigest()[:12]}",
+                "id": problem_id(worked.text),
                 "problem": worked.text,
                 "answer": worked.answer,
                 "source": "synthetic",

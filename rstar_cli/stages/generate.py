@@ -52,7 +52,12 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None) -
         run.require(Path(model), "train-policy", place.round - 1)
     problems = round_problems(run, place.round, place.problems, place.limit)
     few_shot = few_shot_of(config, model)
-    identity = {**config.identity(), "policy": place.policy or run.policy_name(place.round - 1), "few_shot": few_shot, "seed": run.recipe.run.seed}
+    identity = {
+        **config.identity(),
+        "policy": place.policy or run.policy_name(place.round - 1),
+        "few_shot": few_shot,
+        "seed": run.recipe.run.seed,
+    }
     inputs = {"problems": files.problems} | ({"policy": Path(model)} if Path(model).is_dir() else {})
     record = StageRecord(files.manifest, "generate", identity, inputs, [files.trees])
     summary = Summary(f"generate round {place.round}", files=[files.trees])

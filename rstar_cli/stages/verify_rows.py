@@ -51,7 +51,7 @@ def checked(rows: Iterator[tuple[int, Row]], origin: str, sandbox: Sandbox, grad
         for line, row in rows:
             kind = _kind(row, origin, line)
             text = str(row[kind])
-            predicted = {"prediction": lambda t: t, "solution": extract_answer, "code": lambda _: None}[kind](text)
+            predicted = text if kind == "prediction" else extract_answer(text) if kind == "solution" else None
             program = None if predicted is not None else text if kind == "code" else _program(text)
             read.append((row, predicted, program))
             yield program or ""  # a row without code takes its turn with an empty program

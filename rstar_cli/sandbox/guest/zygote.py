@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from . import isolation, program, warmup
-from .wire import FrameError, FrameReader, Record, frame, record
+from .wire import FrameError, FrameReader, Record, record
 
 _END_SECONDS = 2.0
 """How long a branch's process may take to vanish after its last claim, before everything is killed."""
