@@ -100,8 +100,11 @@ class Policy(Protocol):
     def usage(self) -> TokenUsage:
         """Tokens computed so far."""
 
-    def sample(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
-        """Answer each request with its n samples, in the order of the requests."""
+    def submit(self, ticket: int, request: SampleRequest) -> None:
+        """Take a request in; `poll` gives its samples under this ticket."""
+
+    def poll(self) -> list[tuple[int, list[Sample]]]:
+        """Work until a request is answered; (ticket, its n samples) of those that are. Empty: nothing is asked."""
 
     def count_tokens(self, segment: Segment) -> int:
         """Tokens of a segment, as the model reads it."""

@@ -72,7 +72,7 @@ class LineExecutor:
 
 
 def scripted_trees(
-    count: int, *, in_flight: int = 8, batch: int = 4, seed: int = 0, **config: object
+    count: int, *, in_flight: int = 8, seed: int = 0, **config: object
 ) -> tuple[dict[str, Tree], ScriptedPolicy]:
     """Search `count` made-up problems with the scripted engine."""
     prompts = {f"p{i}": render_prompt(f"What is {i} plus {i * i}?") for i in range(count)}
@@ -92,5 +92,5 @@ def scripted_trees(
         return [Grade(Verdict.CORRECT if gold[k] == a else Verdict.INCORRECT, "test") for k, a in answers]
 
     searches = ((key, search(Segment(prompt), derive_seed(seed, key), mcts)) for key, prompt in prompts.items())
-    trees = dict(drive(searches, policy=policy, executor=LineExecutor(), grade=grade, in_flight=in_flight, batch=batch))
+    trees = dict(drive(searches, policy=policy, executor=LineExecutor(), grade=grade, in_flight=in_flight))
     return trees, policy

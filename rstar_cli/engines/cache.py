@@ -91,60 +91,81 @@ class PrefixCache:
 
 
 class BatchStates:
-    """Keys and values of a batch in one buffer, written in place; the model sees a layer at a time (`cache`).
+    """Keys and values of a batch in one buffer, a row a sequence, each from its first token on; written in place.
 
     Args:
         shape: (layers, kv_heads, head_dim).
-        entries: the kept prefix of each row; all end at `filled`, so shorter ones are padded on the left.
-        filled: tokens of the longest.
-        room: tokens that can be added before the buffer is made anew.
+        rows: sequences.
+        tokens: place for so many in each.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        entries: Sequence[Entry | None],
-        filled: int,
-        room: int,
-        dtype: Any,
-        device: Any,
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], rows: int, tokens: int, dtype: Any, device: Any) -> None:
         import torch
 
         layers, heads, width = shape
-        self.buffer = torch.empty((layers, 2, len(entries), heads, filled + room, width), dtype=dtype, device=device)
-        self.filled = filled
-        self.buffer[:, :, :, :, :filled] = 0  # padding is masked, yet it must be finite
-        for row, entry in enumerate(entries):
-            begin = filled - (entry.covered if entry is not None else 0)
-            for first, states in entry.chain() if entry is not None else ():
-                start = begin + first
-                self.buffer[:, :, row, :, start : start + states.shape[3]] = states
+        # zeros: what was never written is masked, yet it must be finite
+        self.buffer = torch.zeros((layers, 2, rows, heads, tokens, width), dtype=dtype, device=device)
+        self._rows = torch.arange(rows, device=device)[:, None]
+        self._positions = self._rows
+        self._width = 0
 
-    def take(self, rows: Tensor, room: int) -> None:
-        """Keep only these rows, in this order; a row may come several times."""
-        layers, pair, _, heads, _, width = self.buffer.shape
-        taken = self.buffer.new_empty((layers, pair, len(rows), heads, self.filled + room, width))
-        taken[:, :, :, :, : self.filled] = self.buffer[:, :, :, :, : self.filled].index_select(2, rows)
-        self.buffer = taken
+    @property
+    def rows(self) -> int:
+        """Sequences that it has place for."""
+        return int(self.buffer.shape[2])
 
-    def make_room(self, tokens: int, more: int) -> None:
-        """Have place for `tokens` more; if there is none, make place for `more`."""
-        if self.filled + tokens > self.buffer.shape[4]:
-            layers, pair, rows, heads, _, width = self.buffer.shape
-            grown = self.buffer.new_empty((layers, pair, rows, heads, self.filled + more, width))
-            grown[:, :, :, :, : self.filled] = self.buffer[:, :, :, :, : self.filled]
-            self.buffer = grown
+    @property
+    def tokens(self) -> int:
+        """Tokens that a sequence has place for."""
+        return int(self.buffer.shape[4])
+
+    def load(self, row: int, entry: Entry | None) -> None:
+        """Copy a kept prefix into a row."""
+        for first, states in entry.chain() if entry is not None else ():
+            self.buffer[:, :, row, :, first : first + states.shape[3]] = states
+
+    def resized(self, rows: int, tokens: int, kept: Tensor | None = None) -> BatchStates:
+        """A copy with other room; of the rows only `kept`, in that order, where given."""
+        layers, _, _, heads, _, width = self.buffer.shape
+        other = BatchStates((layers, heads, width), rows, tokens, self.buffer.dtype, self.buffer.device)
+        old = self.buffer if kept is None else self.buffer.index_select(2, kept)
+        n = min(tokens, self.tokens)
+        other.buffer[:, :, : old.shape[2], :, :n] = old[:, :, :, :, :n]
+        return other
 
     def slice(self, row: int, start: int, end: int) -> Tensor:
         """States of a row's tokens, as a copy."""
         return self.buffer[:, :, row, :, start:end].clone()
 
-    def cache(self) -> Any:
-        """The buffer as a transformers `Cache`; a forward pass of q tokens writes at `filled`, which stays as it is."""
+    def at(self, positions: Tensor) -> tuple[Any, Tensor]:
+        """Make ready for a forward pass whose tokens stand at these positions.
+
+        Args:
+            positions: [rows, q].
+
+        Returns:
+            The buffer as a transformers `Cache`, and the attention mask [rows, 1, q, keys]: True where a token looks.
+        """
+        import torch
         from transformers import Cache
 
-        return Cache(layers=[_layer_class()(self, i) for i in range(self.buffer.shape[0])])
+        self._positions = positions
+        self._width = int(positions.max()) + 1
+        slots = torch.arange(self._width, device=positions.device)
+        mask = slots <= positions[:, None, :, None]
+        return Cache(layers=[_layer_class()(self, i) for i in range(self.buffer.shape[0])]), mask
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put new keys and values [rows, kv_heads, q, head_dim] in their place; returns all that may be looked at."""
+        kept = self.buffer[layer]
+        kept[0][self._rows, :, self._positions] = keys.transpose(1, 2)
+        kept[1][self._rows, :, self._positions] = values.transpose(1, 2)
+        return kept[0, :, :, : self._width], kept[1, :, :, : self._width]
+
+    @property
+    def width(self) -> int:
+        """Keys that the pass made ready by `at` looks at."""
+        return self._width
 
 
 def _layer_class() -> Any:
@@ -169,24 +190,19 @@ def _layer_class() -> Any:
 
             def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
                 """Write the new keys and values in place; returns all so far."""
-                layer = self._states.buffer[self._index]
-                start = self._states.filled
-                end = start + key_states.shape[-2]
-                layer[0, :, :, start:end] = key_states
-                layer[1, :, :, start:end] = value_states
-                return layer[0, :, :, :end], layer[1, :, :, :end]
+                return self._states.write(self._index, key_states, value_states)
 
-            def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+            def get_mask_sizes(self, _query_length: int) -> tuple[int, int]:
                 """(length, offset) of the keys."""
-                return self._states.filled + query_length, 0
+                return self._states.width, 0
 
             def get_seq_length(self) -> int:
-                """Tokens so far."""
-                return self._states.filled
+                """Keys before this pass, of the longest row."""
+                return self._states.width - 1
 
             def get_max_length(self) -> int:
                 """Tokens that fit."""
-                return int(self._states.buffer.shape[4])
+                return self._states.tokens
 
         _LAYER = BufferLayer
     return _LAYER

@@ -1,4 +1,4 @@
-"""The decode loop: many prefixes, n samples each, one batch that shrinks as rows end.
+"""The decode loop: rows of many requests in one batch; a new request takes the place of rows that ended.
 
 Random numbers are counters, not a stream: the number for token t of sample i of a request is a hash of (seed, i, t), so
 a sample depends on nothing that runs beside it.
@@ -16,34 +16,43 @@ from rstar_cli.protocols import Finish
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHRINK_BELOW = 0.75
-"""Share of live rows at which finished ones are cut out of the batch (copying the states costs about one step)."""
+SHRINK_BELOW = 0.6
+"""Share of live rows at which the batch is made smaller (copying the states costs about half a step)."""
 
-ROOM = 24
-"""Tokens that the states have place for before they are moved to a larger buffer."""
+ROOM = 64
+"""Tokens by which the rows' place grows."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 
+Forward = Callable[["Tensor", "Tensor", BatchStates], "Tensor"]
+"""(input ids [rows, q], positions [rows, q], states) -> logits of the last position [rows, vocabulary]."""
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class Row:
     """One sample under way.
 
     Attributes:
-        request: index of its request.
+        ticket: its request.
+        draw: its number among the request's samples.
         key: 64-bit key of its random numbers.
+        temperature: 0 is greedy.
         stop: tags that end it.
         limit: most tokens.
+        start: tokens of its prefix.
         ids: tokens sampled so far, the end-of-sequence token left out.
         logprobs: of each, at temperature 1.
         ends: token counts at which its segments end.
         finish: why it ended; None while it runs.
     """
 
-    request: int
+    ticket: int
+    draw: int
     key: int
+    temperature: float
     stop: tuple[str, ...]
     limit: int
+    start: int
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
@@ -52,17 +61,19 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """A prefix whose states are kept but for its last token.
+    """A prefix whose states are kept but for its last token, and the rows that go on from it.
 
     Attributes:
         length: tokens.
         last: its last token.
         entry: the kept states; None for a prefix of one token.
+        rows: samples.
     """
 
     length: int
     last: int
     entry: Entry | None
+    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,134 +85,183 @@ class Shape:
     device: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Endings:
+    """How rows end.
+
+    Attributes:
+        closes: told of a row whose newest token may close a tag: notes segment ends, returns whether the row stops.
+        may_close: [vocabulary] bool: tokens that may close a tag.
+        eos: end-of-sequence tokens.
+    """
+
+    closes: Callable[[Row], bool]
+    may_close: Tensor
+    eos: frozenset[int]
+
+
 def signed64(number: int) -> int:
     """The low 64 bits of a number, as PyTorch's int64 has them."""
     low = number & ((1 << 64) - 1)
     return low - (1 << 64) if low >> 63 else low
 
 
-def uniforms(keys: Tensor, step: int) -> Tensor:
+def uniforms(keys: Tensor, steps: Tensor) -> Tensor:
     """Uniform numbers in [0, 1) of 53 bits: splitmix64 (Steele et al. 2014) of key and step. Shape [rows], float64."""
-    x = keys + signed64((step + 1) * _GOLDEN)
+    x = keys + (steps + 1) * signed64(_GOLDEN)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * signed64(factor)
     x = x ^ ((x >> 31) & ((1 << 33) - 1))
     return ((x >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
 
 
-def pick(logits: Tensor, temperatures: Tensor, keys: Tensor, step: int) -> tuple[Tensor, Tensor]:
+def pick(logits: Tensor, temperatures: Tensor, keys: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
     """Sample a token for each row by inverting the cumulative distribution; temperature 0 takes the likeliest.
 
     Args:
         logits: [rows, vocabulary].
-        temperatures: [rows, 1].
+        temperatures: [rows], float32.
         keys: [rows], int64.
-        step: number of the token in its row.
+        steps: number of the token in its row, [rows], int64.
 
     Returns:
         Tokens [rows] and their log-probabilities at temperature 1 [rows].
     """
     logprobs = logits.float().log_softmax(-1)
     greedy = temperatures <= 0
-    weights = (logprobs / temperatures.masked_fill(greedy, 1.0)).softmax(-1)
+    weights = (logprobs / temperatures.masked_fill(greedy, 1.0)[:, None]).softmax(-1)
     cumulative = weights.double().cumsum(-1)
-    target = uniforms(keys, step)[:, None] * cumulative[:, -1:]
+    target = uniforms(keys, steps)[:, None] * cumulative[:, -1:]
     sampled = (cumulative <= target).sum(-1).clamp_(max=logits.shape[-1] - 1)
-    tokens = sampled.where(~greedy[:, 0], logprobs.argmax(-1)) if bool(greedy.any()) else sampled
+    tokens = sampled.where(~greedy, logprobs.argmax(-1)) if bool(greedy.any()) else sampled
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
 
 
-def decode(
-    forward: Callable[..., Tensor],
-    shape: Shape,
-    prefixes: Sequence[Prefix],
-    rows: Sequence[Row],
-    temperature: Sequence[float],
-    ends_row: Callable[[Row], bool],
-    closing: Tensor,
-    eos: frozenset[int],
-    keep: Callable[[Row, int, Tensor], None],
-) -> int:
-    """Decode every row to its end.
+class DecodeLoop:
+    """A batch of rows under way.
 
     Args:
-        forward: (input ids, positions, mask, states) -> logits of the last position [rows, vocabulary].
+        forward: the model.
         shape: of the model.
-        prefixes: one a request.
-        rows: the samples; `rows[i].request` is an index into `prefixes`.
-        temperature: one a request.
-        ends_row: told of a row whose newest token may close a tag: notes segment ends, returns whether it stops.
-        closing: [vocabulary] bool: tokens that may close a tag.
-        eos: end-of-sequence tokens.
-        keep: told (row, first token, states [layers, 2, kv_heads, tokens, head_dim]) when a row ends, the states being
-            those of its tokens but the last.
-
-    Returns:
-        Tokens sampled.
+        endings: how rows end.
+        keep: told (row, states [layers, 2, kv_heads, tokens, head_dim]) when a row ends; the states are those of its
+            prefix's last token and of its sampled tokens but the last.
     """
-    import torch
 
-    device = shape.device
-    start = max(prefix.length for prefix in prefixes) - 1
-    longest = max(row.limit for row in rows)
-    states = BatchStates(shape.states, [p.entry for p in prefixes], start, 1, shape.dtype, device)
-    lengths = torch.tensor([prefix.length for prefix in prefixes], device=device)
-    slots = torch.arange(start + longest + 1, device=device)
-    mask = slots[None] > start - lengths[:, None]  # [requests, slots]: left padding is hidden
-    tokens = torch.tensor([prefix.last for prefix in prefixes], device=device)
-    logits = forward(tokens[:, None], lengths[:, None] - 1, mask[:, None, None, : start + 1], states)
+    def __init__(self, forward: Forward, shape: Shape, endings: Endings, keep: Callable[[Row, Tensor], None]) -> None:
+        import torch
 
-    owner = torch.tensor([row.request for row in rows], device=device)
-    states.filled += 1
-    states.take(owner, ROOM)  # one pass over a prefix serves all samples that share it
-    logits, mask, lengths = logits[owner], mask[owner], lengths[owner]
-    heat = torch.tensor([temperature[row.request] for row in rows], device=device, dtype=torch.float32)[:, None]
-    keys = torch.tensor([row.key for row in rows], device=device, dtype=torch.int64)
-    live = list(rows)
-    sampled = 0
-    for step in range(longest):
-        tokens, logprobs = pick(logits, heat, keys, step)
-        sampled += sum(row.finish is None for row in live)
-        ended = _advance(live, tokens, logprobs, closing, ends_row, eos)
-        for i in ended:
-            keep(live[i], start, states.slice(i, start, start + 1 + step))
-        left = [i for i, row in enumerate(live) if row.finish is None]
-        if not left:
-            break
-        if len(left) < SHRINK_BELOW * len(live):
-            index = torch.tensor(left, device=device)
-            states.take(index, ROOM)
-            tokens, mask, lengths, heat, keys = (t[index] for t in (tokens, mask, lengths, heat, keys))
-            live = [live[i] for i in left]
-        states.make_room(1, ROOM)
-        logits = forward(tokens[:, None], (lengths + step)[:, None], mask[:, None, None, : states.filled + 1], states)
-        states.filled += 1
-    return sampled
+        self._forward = forward
+        self._shape = shape
+        self._endings = endings
+        self._keep = keep
+        self._slots: list[Row | None] = []
+        self._states = BatchStates(shape.states, 0, ROOM, shape.dtype, shape.device)
+        empty = torch.zeros(0, dtype=torch.int64, device=shape.device)
+        self._tokens, self._lengths, self._keys = empty, empty, empty
+        self._temperatures = empty.float()
 
+    @property
+    def live(self) -> int:
+        """Rows under way."""
+        return sum(row is not None for row in self._slots)
 
-def _advance(
-    live: Sequence[Row],
-    tokens: Tensor,
-    logprobs: Tensor,
-    closing: Tensor,
-    ends_row: Callable[[Row], bool],
-    eos: frozenset[int],
-) -> list[int]:
-    """Give each live row its token; returns the indices of rows that ended by it."""
-    ended: list[int] = []
-    may_close = closing[tokens].tolist()
-    for i, (row, token, logprob) in enumerate(zip(live, tokens.tolist(), logprobs.tolist(), strict=True)):
-        if row.finish is not None:
-            continue
-        if token in eos:
-            row.finish = "eos"
-        else:
-            row.ids.append(token)
-            row.logprobs.append(logprob)
-            if may_close[i] and ends_row(row):
-                row.finish = "stop"
-            elif len(row.ids) >= row.limit:
-                row.finish = "length"
-        if row.finish is not None:
-            ended.append(i)
-    return ended
+    def add(self, prefixes: Sequence[Prefix]) -> list[Row]:
+        """Take in new rows: one pass over a prefix's last token serves all its rows. Returns those that end at once."""
+        import torch
+
+        device = self._shape.device
+        longest = max(prefix.length for prefix in prefixes)
+        states = BatchStates(self._shape.states, len(prefixes), longest, self._shape.dtype, device)
+        for i, prefix in enumerate(prefixes):
+            states.load(i, prefix.entry)
+        lengths = torch.tensor([prefix.length for prefix in prefixes], device=device)
+        last = torch.tensor([prefix.last for prefix in prefixes], device=device)
+        logits = self._forward(last[:, None], lengths[:, None] - 1, states)
+
+        rows = [row for prefix in prefixes for row in prefix.rows]
+        owner = torch.tensor([i for i, prefix in enumerate(prefixes) for _ in prefix.rows], device=device)
+        places = torch.tensor(self._place(rows, longest), device=device)
+        self._states.buffer[:, :, places, :, :longest] = states.buffer[:, :, owner]
+        self._lengths[places] = lengths[owner]
+        self._keys[places] = torch.tensor([row.key for row in rows], device=device)
+        self._temperatures[places] = torch.tensor([row.temperature for row in rows], device=device)
+        tokens, logprobs = pick(logits[owner], self._temperatures[places], self._keys[places], torch.zeros_like(owner))
+        self._tokens[places] = tokens
+        return self._advance(list(zip(places.tolist(), rows, strict=True)), tokens, logprobs)
+
+    def step(self) -> list[Row]:
+        """Sample one token for every row; returns the rows that ended by it."""
+        import torch
+
+        self._shrink()
+        if int(self._lengths.max()) >= self._states.tokens:
+            self._states = self._states.resized(len(self._slots), self._states.tokens + ROOM)
+        logits = self._forward(self._tokens[:, None], self._lengths[:, None], self._states)
+        live = [(i, row) for i, row in enumerate(self._slots) if row is not None]
+        steps = torch.tensor([len(row.ids) if row is not None else 0 for row in self._slots], device=self._shape.device)
+        tokens, logprobs = pick(logits, self._temperatures, self._keys, steps)
+        self._lengths += 1
+        self._tokens = tokens
+        index = torch.tensor([i for i, _ in live], device=self._shape.device)
+        return self._advance(live, tokens[index], logprobs[index])
+
+    def _place(self, rows: Sequence[Row], tokens: int) -> list[int]:
+        """Put rows into free slots, making more where there are too few; returns the slots."""
+        import torch
+
+        free = [i for i, row in enumerate(self._slots) if row is None]
+        more = max(0, len(rows) - len(free))
+        if more or tokens >= self._states.tokens:
+            self._states = self._states.resized(
+                len(self._slots) + more, max(self._states.tokens, tokens + ROOM if tokens >= self._states.tokens else 0)
+            )
+        if more:
+            free += range(len(self._slots), len(self._slots) + more)
+            self._slots += [None] * more
+            added = torch.zeros(more, dtype=torch.int64, device=self._shape.device)
+            self._tokens = torch.cat([self._tokens, added])
+            self._lengths = torch.cat([self._lengths, added])
+            self._keys = torch.cat([self._keys, added])
+            self._temperatures = torch.cat([self._temperatures, added.float()])
+        for place, row in zip(free, rows, strict=False):
+            self._slots[place] = row
+        return free[: len(rows)]
+
+    def _shrink(self) -> None:
+        """Cut the free slots out where they are many."""
+        import torch
+
+        live = [i for i, row in enumerate(self._slots) if row is not None]
+        if len(live) >= SHRINK_BELOW * len(self._slots):
+            return
+        index = torch.tensor(live, device=self._shape.device)
+        room = int(self._lengths[index].max()) + ROOM
+        self._states = self._states.resized(len(live), room, index)
+        self._slots = [self._slots[i] for i in live]
+        self._tokens, self._lengths = self._tokens[index], self._lengths[index]
+        self._keys, self._temperatures = self._keys[index], self._temperatures[index]
+
+    def _advance(self, live: Sequence[tuple[int, Row]], tokens: Tensor, logprobs: Tensor) -> list[Row]:
+        """Give each live row its token; rows that end by it leave their slot."""
+        ended: list[Row] = []
+        may_close = self._endings.may_close[tokens].tolist()
+        for (place, row), token, logprob, closing in zip(
+            live, tokens.tolist(), logprobs.tolist(), may_close, strict=True
+        ):
+            if token in self._endings.eos:
+                row.finish = "eos"
+            else:
+                row.ids.append(token)
+                row.logprobs.append(logprob)
+                if closing and self._endings.closes(row):
+                    row.finish = "stop"
+                elif len(row.ids) >= row.limit:
+                    row.finish = "length"
+            if row.finish is not None:
+                ended.append(row)
+                self._slots[place] = None
+                self._lengths[place] = 0
+                first = row.start - 1
+                self._keep(row, self._states.slice(place, first, first + len(row.ids)))
+        return ended

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from rstar_cli.prompts import ANSWER, ANSWER_END, CODE_END, OUTPUT, OUTPUT_END, STEP_END
 from rstar_cli.protocols import EngineInfo, Sample, SampleRequest, Segment, TokenUsage
@@ -29,6 +29,7 @@ class ScriptedPolicy:
     def __init__(self, answers: Mapping[str, str]) -> None:
         self._answers = answers
         self._usage = TokenUsage()
+        self._asked: list[tuple[int, SampleRequest]] = []
 
     @property
     def info(self) -> EngineInfo:
@@ -44,9 +45,14 @@ class ScriptedPolicy:
         """Bytes of a segment."""
         return len(segment.text.encode())
 
-    def sample(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
-        """Answer each request by the script."""
-        return [[self._write(request, i) for i in range(request.n)] for request in requests]
+    def submit(self, ticket: int, request: SampleRequest) -> None:
+        """Take a request in."""
+        self._asked.append((ticket, request))
+
+    def poll(self) -> list[tuple[int, list[Sample]]]:
+        """Answer every request by the script."""
+        asked, self._asked = self._asked, []
+        return [(ticket, [self._write(request, i) for i in range(request.n)]) for ticket, request in asked]
 
     def forget(self, prompt: Segment) -> None:
         """Nothing is cached."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rstar_cli.engines.cache import BatchStates, Entry, Ids, PrefixCache
-from rstar_cli.engines.decode import Prefix, Row, Shape, decode, signed64
+from rstar_cli.engines.decode import DecodeLoop, Endings, Prefix, Row, Shape, signed64
 from rstar_cli.errors import SetupError
 from rstar_cli.prompts import STEP_END
 from rstar_cli.protocols import EngineInfo, Sample, SampleRequest, Segment, TokenUsage
@@ -24,6 +25,9 @@ MAX_ROWS = 1024
 
 ROW_TOKENS = 1024
 """Tokens of a row, for the estimate of how many rows fit."""
+
+ADMIT_SHARE = 0.25
+"""New rows wait until they are this share of the rows under way: taking them in costs passes of its own."""
 
 PREFILL_TOKENS = 8192
 """Tokens, padding counted, of one forward pass over new prefixes."""
@@ -54,8 +58,11 @@ class TransformersPolicy:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._shape = Shape((config.num_hidden_layers, heads, width), model.dtype, model.device)
-        self._eos = _eos_tokens(model, tokenizer)
-        self._closing = _closing_tokens(tokenizer, config.vocab_size).to(model.device)
+        may_close = _closing_tokens(tokenizer, config.vocab_size).to(model.device)
+        self._endings = Endings(self._closes, may_close, _eos_tokens(model, tokenizer))
+        self._loop = DecodeLoop(self._forward, self._shape, self._endings, self._keep)
+        self._waiting: deque[tuple[int, SampleRequest]] = deque()
+        self._open: dict[int, _Asked] = {}
 
     @classmethod
     def load(
@@ -125,26 +132,60 @@ class TransformersPolicy:
         self._model = None
         self._cache = PrefixCache(0)
 
-    def sample(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
-        """Answer each request with its n samples."""
+    def submit(self, ticket: int, request: SampleRequest) -> None:
+        """Take a request in; `poll` gives its samples under this ticket."""
+        self._waiting.append((ticket, request))
+
+    def poll(self) -> list[tuple[int, list[Sample]]]:
+        """Decode until a request is answered; returns (ticket, samples) of those that are. Empty: nothing is asked."""
         import torch
 
         with torch.inference_mode():
-            asked = [_Asked(request, self._tokenizer) for request in requests]
-            self._prefill(asked)
-            results: list[list[Sample]] = [[] for _ in requests]
-            order = sorted(range(len(asked)), key=lambda i: (requests[i].max_tokens, len(asked[i].ids)))
-            batch: list[int] = []
-            rows = 0
-            for i in order:
-                if batch and rows + requests[i].n > self._max_rows:
-                    self._decode(batch, requests, asked, results)
-                    batch, rows = [], 0
-                batch.append(i)
-                rows += requests[i].n
-            if batch:
-                self._decode(batch, requests, asked, results)
-            return results
+            while self._waiting or self._loop.live:
+                ended = self._admit()
+                if self._loop.live:
+                    ended += self._loop.step()
+                if answered := self._answered(ended):
+                    return answered
+        return []
+
+    def sample(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
+        """Answer requests, in their order. Nothing else may be under way."""
+        for ticket, request in enumerate(requests):
+            self.submit(ticket, request)
+        answers: dict[int, list[Sample]] = {}
+        while len(answers) < len(requests):
+            answers.update(self.poll())
+        return [answers[ticket] for ticket in range(len(requests))]
+
+    def _admit(self) -> list[Row]:
+        """Take waiting requests in when there is place and they are enough; returns the rows that end at once."""
+        live = self._loop.live
+        waiting = sum(request.n for _, request in self._waiting)
+        if not waiting or (live and waiting < ADMIT_SHARE * live):
+            return []
+        taken: list[_Asked] = []
+        while self._waiting and (live == 0 or live + self._waiting[0][1].n <= self._max_rows):
+            ticket, request = self._waiting.popleft()
+            taken.append(_Asked(ticket, request, self._tokenizer))
+            live += request.n
+        if not taken:
+            return []
+        self._prefill(taken)
+        self._open.update((asked.ticket, asked) for asked in taken)
+        return self._loop.add([asked.prefix() for asked in taken])
+
+    def _answered(self, ended: Sequence[Row]) -> list[tuple[int, list[Sample]]]:
+        answered: list[tuple[int, list[Sample]]] = []
+        for row in ended:
+            self._usage.generated += len(row.ids) + (row.finish == "eos")
+            asked = self._open[row.ticket]
+            asked.ended.append(row)
+            if len(asked.ended) == asked.request.n:
+                del self._open[row.ticket]
+                rows = sorted(asked.ended, key=lambda r: r.draw)
+                answered.append((row.ticket, [self._sample(r) for r in rows]))
+        return answered
 
     def _prefill(self, asked: Sequence[_Asked]) -> None:
         """Run what is new of each prefix through the model, all but its last token, and keep its states."""
@@ -170,72 +211,43 @@ class TransformersPolicy:
         import torch
 
         device = self._shape.device
-        past = max(prefix.covered for prefix in group)
         new = max(prefix.missing for prefix in group)
-        entries = [prefix.entry for prefix in group]
-        states = BatchStates(self._shape.states, entries, past, new, self._shape.dtype, device)
+        end = max(prefix.covered for prefix in group) + new
+        states = BatchStates(self._shape.states, len(group), end, self._shape.dtype, device)
         ids = torch.zeros((len(group), new), dtype=torch.int64)
-        covered = torch.tensor([prefix.covered for prefix in group])
         for row, prefix in enumerate(group):
+            states.load(row, prefix.entry)
             ids[row, : prefix.missing] = torch.tensor(prefix.ids[prefix.covered : -1])
-        slots = torch.arange(past + new)
-        causal = slots[None, None] <= past + torch.arange(new)[None, :, None]
-        mask = causal & (slots[None, None] >= past - covered[:, None, None])
-        positions = covered[:, None] + torch.arange(new)
-        self._forward(ids.to(device), positions.to(device), mask[:, None].to(device), states)
+        covered = torch.tensor([prefix.covered for prefix in group])
+        positions = covered[:, None] + torch.arange(new)  # shorter rows run on into padding, which nobody looks at
+        self._forward(ids.to(device), positions.to(device), states)
         for row, prefix in enumerate(group):
-            kept = states.slice(row, past, past + prefix.missing)
+            kept = states.slice(row, prefix.covered, prefix.covered + prefix.missing)
             prefix.entry = self._cache.keep(prefix.prompt, prefix.ids, prefix.entry, kept)
 
-    def _decode(
-        self,
-        batch: Sequence[int],
-        requests: Sequence[SampleRequest],
-        asked: Sequence[_Asked],
-        results: list[list[Sample]],
-    ) -> None:
-        prefixes = [Prefix(len(asked[i].ids), asked[i].ids[-1], asked[i].entry) for i in batch]
-        rows = [
-            Row(place, _key(requests[i].seed, draw), requests[i].stop, requests[i].max_tokens)
-            for place, i in enumerate(batch)
-            for draw in range(requests[i].n)
-        ]
+    def _keep(self, row: Row, states: Tensor) -> None:
+        """Keep the states of a row that ended, segment by segment, for requests that will go on from there."""
+        prefix = self._open[row.ticket]
+        parent, before = prefix.entry, 0
+        for end in row.ends or [len(row.ids)]:
+            ids = prefix.ids + tuple(row.ids[:end])
+            parent = self._cache.keep(prefix.prompt, ids, parent, states[:, :, :, before:end])
+            before = end
 
-        def keep(row: Row, _: int, states: Tensor) -> None:
-            prefix = asked[batch[row.request]]
-            parent, before = prefix.entry, 0
-            for end in row.ends or [len(row.ids)]:
-                ids = prefix.ids + tuple(row.ids[:end])
-                parent = self._cache.keep(prefix.prompt, ids, parent, states[:, :, :, before:end])
-                before = end
-
-        self._usage.generated += decode(
-            self._forward,
-            self._shape,
-            prefixes,
-            rows,
-            [requests[i].temperature for i in batch],
-            self._ends,
-            self._closing,
-            self._eos,
-            keep,
-        )
-        for row in rows:
-            results[batch[row.request]].append(self._sample(row))
-
-    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor, states: BatchStates) -> Tensor:
+    def _forward(self, ids: Tensor, positions: Tensor, states: BatchStates) -> Tensor:
+        cache, mask = states.at(positions)
         out = self._model(
             input_ids=ids,
             position_ids=positions,
             attention_mask=mask,
-            past_key_values=states.cache(),
+            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         )
         logits: Tensor = out.logits[:, -1]
         return logits
 
-    def _ends(self, row: Row) -> bool:
+    def _closes(self, row: Row) -> bool:
         """Note a segment that the newest token ended; whether it ended the sample."""
         begin = row.ends[-1] if row.ends else 0
         text = self._tokenizer.decode(row.ids[begin:])
@@ -263,18 +275,23 @@ class TransformersPolicy:
 
 
 class _Asked:
-    """A request's prefix as token ids.
+    """A request under way.
 
     Attributes:
-        ids: all of it.
+        ticket: what it is known by.
+        request: what was asked.
+        ids: token ids of the whole prefix.
         prompt: the prompt's.
-        ends: token counts at which its segments end.
+        ends: token counts at which the prefix's segments end.
         entry: the longest part whose states are kept.
+        ended: rows that are done.
     """
 
-    __slots__ = ("ends", "entry", "ids", "prompt")
+    __slots__ = ("ended", "ends", "entry", "ids", "prompt", "request", "ticket")
 
-    def __init__(self, request: SampleRequest, tokenizer: StepTokenizer) -> None:
+    def __init__(self, ticket: int, request: SampleRequest, tokenizer: StepTokenizer) -> None:
+        self.ticket = ticket
+        self.request = request
         self.prompt: Ids = tuple(tokenizer.prefix_ids(request.prefix[:1]))
         ids = list(self.prompt)
         self.ends = [len(ids)]
@@ -283,6 +300,24 @@ class _Asked:
             self.ends.append(len(ids))
         self.ids: Ids = tuple(ids)
         self.entry: Entry | None = None
+        self.ended: list[Row] = []
+
+    def prefix(self) -> Prefix:
+        """The prefix with its rows, once its states are kept."""
+        asked = self.request
+        rows = tuple(
+            Row(
+                self.ticket,
+                draw,
+                signed64(asked.seed ^ ((draw + 1) * 0xD1342543DE82EF95)),
+                asked.temperature,
+                asked.stop,
+                asked.max_tokens,
+                len(self.ids),
+            )
+            for draw in range(asked.n)
+        )
+        return Prefix(len(self.ids), self.ids[-1], self.entry, rows)
 
     @property
     def covered(self) -> int:
@@ -293,11 +328,6 @@ class _Asked:
     def missing(self) -> int:
         """Tokens, the last one left out, that must go through the model first."""
         return len(self.ids) - 1 - self.covered
-
-
-def _key(seed: int, draw: int) -> int:
-    """Key of a sample's random numbers, as a signed 64-bit integer."""
-    return signed64(seed ^ ((draw + 1) * 0xD1342543DE82EF95))
 
 
 def _eos_tokens(model: Any, tokenizer: StepTokenizer) -> frozenset[int]:

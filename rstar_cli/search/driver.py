@@ -1,4 +1,4 @@
-"""Many searches at once: keep the engine's batches full while code runs and answers are graded beside it.
+"""Many searches at once: keep the engine full while code runs and answers are graded beside it.
 
 A search whose answer has come goes on at once; it never waits for the others. What a search asks and is told depends on
 its own seed alone, so batch sizes and timing change nothing in its tree.
@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Generic, TypeVar
 
 from rstar_cli.protocols import ExecuteRequest, Grade, Policy, SampleRequest, StepExecutor
@@ -35,7 +36,6 @@ def drive(
     executor: StepExecutor,
     grade: GradeMany[KeyT],
     in_flight: int,
-    batch: int,
 ) -> Iterator[tuple[KeyT, Tree]]:
     """Run searches to their end.
 
@@ -45,13 +45,13 @@ def drive(
         executor: runs code, in a thread beside it.
         grade: grades answers, in a thread beside it.
         in_flight: searches alive at once.
-        batch: sample requests in one engine call; fewer than `in_flight` lets code run while the engine samples.
 
     Yields:
         (key, tree) in the order in which searches end.
     """
     waiting = iter(searches)
-    to_sample: deque[tuple[_Live[KeyT], SampleRequest]] = deque()
+    sampling: dict[int, _Live[KeyT]] = {}
+    tickets = count()
     to_execute: list[tuple[_Live[KeyT], ExecuteRequest]] = []
     to_grade: list[tuple[_Live[KeyT], GradeRequest]] = []
     done: deque[tuple[KeyT, Tree]] = deque()
@@ -67,7 +67,9 @@ def drive(
             done.append((live.key, end.value))
             return
         if isinstance(question, SampleRequest):
-            to_sample.append((live, question))
+            ticket = next(tickets)
+            sampling[ticket] = live
+            policy.submit(ticket, question)
         elif isinstance(question, ExecuteRequest):
             to_execute.append((live, question))
         else:
@@ -93,9 +95,9 @@ def drive(
             if to_grade and not _busy(running, GradeRequest):
                 graded, to_grade = to_grade, []
                 running[threads.submit(grade, [(live.key, q.answer) for live, q in graded])] = graded
-            sampled = [to_sample.popleft() for _ in range(min(batch, len(to_sample)))]
-            if sampled:
-                answer_all(sampled, policy.sample([q for _, q in sampled]))
+            sampled = policy.poll()
+            for ticket, samples in sampled:
+                step(sampling.pop(ticket), samples)
             finished = wait(running, timeout=0 if sampled else None, return_when=FIRST_COMPLETED).done
             for future in finished:
                 answer_all(running.pop(future), future.result())

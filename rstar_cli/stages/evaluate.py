@@ -162,7 +162,6 @@ def solve_greedily(
         executor=sandbox,
         grade=no_gold,
         in_flight=config.in_flight,
-        batch=max(1, config.in_flight // 2),
     ):
         policy.forget(tree.prompt)
         problem = by_id[key]

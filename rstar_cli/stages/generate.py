@@ -182,7 +182,6 @@ def search_problems(
         executor=sandbox,
         grade=grade,
         in_flight=config.in_flight,
-        batch=max(1, config.in_flight // 2),
     ):
         policy.forget(tree.prompt)
         yield tree_row(key, tree, policy)

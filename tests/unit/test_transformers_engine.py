@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from rstar_cli.engines.cache import PrefixCache
-from rstar_cli.engines.decode import pick, uniforms
+from rstar_cli.engines.decode import DecodeLoop, pick, uniforms
 from rstar_cli.engines.transformers import TransformersPolicy
 from rstar_cli.errors import SetupError
 from rstar_cli.prompts import COMPLETION_STOPS, STEP_STOPS, render_prompt
@@ -132,12 +133,13 @@ def test_a_sample_ends_at_its_stop_tag(checkpoints: dict[str, Path], kind: str) 
 
     def forced(tokens: torch.Tensor, positions: torch.Tensor, *rest: object) -> torch.Tensor:
         logits = forward(tokens, positions, *rest)  # type: ignore[arg-type]
-        at = int(positions[0, -1]) + 1 - start
-        if 0 <= at < len(wanted):
-            logits[:, wanted[at]] += 1e4
+        for row, position in enumerate(positions[:, -1].tolist()):
+            if 0 <= position + 1 - start < len(wanted):
+                logits[row, wanted[position + 1 - start]] += 1e4
         return logits
 
     policy._forward = forced  # type: ignore[method-assign]
+    start_anew(policy)
     (step,), (completion,) = policy.sample([request(1, tokens=99), request(1, tokens=99, stop=COMPLETION_STOPS)])
     assert [s.text for s in step.segments] == ["\na = 1<end_of_step>"]
     assert [s.text for s in completion.segments] == ["\na = 1<end_of_step>", "\nprint(a)<end_of_code>"]
@@ -150,33 +152,36 @@ def test_token_limit_and_end_of_sequence(checkpoints: dict[str, Path]) -> None:
     (limited,), (ended,) = policy.sample([request(1, tokens=3, stop=("never>",)), request(2, stop=("never>",))])
     assert limited.finish in ("length", "eos")
     assert len(ids(limited)) <= 3
-    policy._eos = frozenset({ids(ended)[2]})
+    policy._endings = replace(policy._endings, eos=frozenset({ids(ended)[2]}))
     position = ids(ended).index(ids(ended)[2])
-    ((again,),) = load_like(policy).sample([request(2, stop=("never>",))])
+    ((again,),) = start_anew(policy).sample([request(2, stop=("never>",))])
     assert again.finish == "eos"
     assert ids(again) == ids(ended)[:position]
 
 
-def load_like(policy: TransformersPolicy) -> TransformersPolicy:
+def start_anew(policy: TransformersPolicy) -> TransformersPolicy:
     policy._cache = PrefixCache(1 << 30)
+    policy._loop = DecodeLoop(policy._forward, policy._shape, policy._endings, policy._keep)
     return policy
 
 
 def test_uniform_numbers_are_uniform_and_repeat() -> None:
     keys = torch.arange(20_000) * 1_000_003
-    numbers = uniforms(keys, 5)
-    assert torch.equal(numbers, uniforms(keys.clone(), 5))
+    numbers = uniforms(keys, torch.full_like(keys, 5))
+    assert torch.equal(numbers, uniforms(keys.clone(), torch.full_like(keys, 5)))
     assert float(numbers.min()) >= 0
     assert float(numbers.max()) < 1
     histogram = torch.histc(numbers.float(), bins=20, min=0, max=1) / len(keys)
     assert float((histogram - 0.05).abs().max()) < 0.01
-    both = torch.stack([numbers, uniforms(keys, 6)])
+    both = torch.stack([numbers, uniforms(keys, torch.full_like(keys, 6))])
     assert abs(float(torch.corrcoef(both)[0, 1])) < 0.03
 
 
 def test_pick_follows_the_distribution() -> None:
     logits = torch.log(torch.tensor([0.5, 0.3, 0.2])).expand(30_000, 3)
-    tokens, logprobs = pick(logits, torch.ones(30_000, 1), torch.arange(30_000) * 77_777, 0)
+    tokens, logprobs = pick(
+        logits, torch.ones(30_000), torch.arange(30_000) * 77_777, torch.zeros(30_000, dtype=torch.int64)
+    )
     shares = torch.bincount(tokens, minlength=3) / 30_000
     assert shares.tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.015)
     assert float(logprobs.exp().max()) == pytest.approx(0.5)
