@@ -1,7 +1,7 @@
 """Keys and values kept along the tree, so that a prefix goes through the model once in its life.
 
 A prefix of n tokens is kept without its last token: a continuation begins by running that token, which gives the first
-logits. So a kept prefix is never asked for more than one token of new work.
+logits. So a kept prefix costs each sample one token of new work, no more.
 """
 
 from __future__ import annotations

@@ -166,29 +166,30 @@ class DecodeLoop:
         """Rows under way."""
         return sum(row is not None for row in self._slots)
 
-    def add(self, prefixes: Sequence[Prefix]) -> list[Row]:
-        """Take in new rows: one pass over a prefix's last token serves all its rows. Returns those that end at once."""
+    def add(self, prefixes: Sequence[Prefix]) -> None:
+        """Take in new rows; each begins by running its prefix's last token."""
         import torch
 
         device = self._shape.device
-        longest = max(prefix.length for prefix in prefixes)
-        states = BatchStates(self._shape.states, len(prefixes), longest, self._shape.dtype, device)
-        for i, prefix in enumerate(prefixes):
-            states.load(i, prefix.entry)
-        lengths = torch.tensor([prefix.length for prefix in prefixes], device=device)
-        last = torch.tensor([prefix.last for prefix in prefixes], device=device)
-        logits = self._forward(last[:, None], lengths[:, None] - 1, states)
-
         rows = [row for prefix in prefixes for row in prefix.rows]
-        owner = torch.tensor([i for i, prefix in enumerate(prefixes) for _ in prefix.rows], device=device)
-        places = torch.tensor(self._place(rows, longest), device=device)
-        self._states.buffer[:, :, places, :, :longest] = states.buffer[:, :, owner]
-        self._lengths[places] = lengths[owner]
-        self._keys[places] = torch.tensor([row.key for row in rows], device=device)
-        self._temperatures[places] = torch.tensor([row.temperature for row in rows], device=device)
-        tokens, logprobs = pick(logits[owner], self._temperatures[places], self._keys[places], torch.zeros_like(owner))
-        self._tokens[places] = tokens
-        return self._advance(list(zip(places.tolist(), rows, strict=True)), tokens, logprobs)
+        longest = max(prefix.length for prefix in prefixes)
+        places = self._place(rows, longest)
+        first: list[int] = []
+        begin = 0
+        for prefix in prefixes:
+            self._states.load(places[begin], prefix.entry)
+            first += [places[begin]] * len(prefix.rows)
+            begin += len(prefix.rows)
+        copies = [(to, of) for to, of in zip(places, first, strict=True) if to != of]
+        if copies:
+            to, of = (torch.tensor(side, device=device) for side in zip(*copies, strict=True))
+            self._states.buffer[:, :, to, :, :longest] = self._states.buffer[:, :, of, :, :longest]
+        index = torch.tensor(places, device=device)
+        owners = [prefix for prefix in prefixes for _ in prefix.rows]
+        self._tokens[index] = torch.tensor([prefix.last for prefix in owners], device=device)
+        self._lengths[index] = torch.tensor([prefix.length - 1 for prefix in owners], device=device)
+        self._keys[index] = torch.tensor([row.key for row in rows], device=device)
+        self._temperatures[index] = torch.tensor([row.temperature for row in rows], device=device)
 
     def step(self) -> list[Row]:
         """Sample one token for every row; returns the rows that ended by it."""

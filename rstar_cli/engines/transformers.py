@@ -26,7 +26,7 @@ MAX_ROWS = 1024
 ROW_TOKENS = 1024
 """Tokens of a row, for the estimate of how many rows fit."""
 
-ADMIT_SHARE = 0.25
+ADMIT_SHARE = 0.35
 """New rows wait until they are this share of the rows under way: taking them in costs passes of its own."""
 
 PREFILL_TOKENS = 8192
@@ -36,7 +36,7 @@ PREFILL_TOKENS = 8192
 class TransformersPolicy:
     """A causal language model that proposes steps.
 
-    Keys and values are kept along the tree (`cache.py`), n samples share one pass over their prefix, and sample i of a
+    Keys and values are kept along the tree (`cache.py`), n samples share them, and sample i of a
     request depends on (model, prefix, seed, i) alone.
 
     Args:
@@ -142,10 +142,8 @@ class TransformersPolicy:
 
         with torch.inference_mode():
             while self._waiting or self._loop.live:
-                ended = self._admit()
-                if self._loop.live:
-                    ended += self._loop.step()
-                if answered := self._answered(ended):
+                self._admit()
+                if answered := self._answered(self._loop.step()):
                     return answered
         return []
 
@@ -158,22 +156,21 @@ class TransformersPolicy:
             answers.update(self.poll())
         return [answers[ticket] for ticket in range(len(requests))]
 
-    def _admit(self) -> list[Row]:
-        """Take waiting requests in when there is place and they are enough; returns the rows that end at once."""
+    def _admit(self) -> None:
+        """Take waiting requests in when there is place and they are enough."""
         live = self._loop.live
         waiting = sum(request.n for _, request in self._waiting)
         if not waiting or (live and waiting < ADMIT_SHARE * live):
-            return []
+            return
         taken: list[_Asked] = []
         while self._waiting and (live == 0 or live + self._waiting[0][1].n <= self._max_rows):
             ticket, request = self._waiting.popleft()
             taken.append(_Asked(ticket, request, self._tokenizer))
             live += request.n
-        if not taken:
-            return []
-        self._prefill(taken)
-        self._open.update((asked.ticket, asked) for asked in taken)
-        return self._loop.add([asked.prefix() for asked in taken])
+        if taken:
+            self._prefill(taken)
+            self._open.update((asked.ticket, asked) for asked in taken)
+            self._loop.add([asked.prefix() for asked in taken])
 
     def _answered(self, ended: Sequence[Row]) -> list[tuple[int, list[Sample]]]:
         answered: list[tuple[int, list[Sample]]] = []
@@ -192,7 +189,7 @@ class TransformersPolicy:
         todo: dict[Ids, _Asked] = {}
         for prefix in asked:
             prefix.entry = self._cache.longest(prefix.prompt, prefix.ids, prefix.ends)
-            self._usage.prefilled += len(prefix.ids) - (prefix.entry.covered if prefix.entry else 0)
+            self._usage.prefilled += prefix.missing + prefix.request.n  # each row runs the last token itself
             if prefix.missing:
                 todo.setdefault(prefix.ids, prefix)
         group: list[_Asked] = []

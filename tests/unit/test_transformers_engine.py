@@ -89,7 +89,7 @@ def test_kept_states_give_what_a_fresh_start_gives(checkpoints: dict[str, Path])
         got = policy.sample(asked)
         if depth:
             outputs = sum(policy.count_tokens(Segment(f"\n<output>{depth}<end_of_output>\n")) for _ in asked)
-            assert policy.usage.prefilled - before == len(asked) + outputs, "one token a request, and what is new"
+            assert policy.usage.prefilled - before == 2 * len(asked) + outputs, "one token a sample, and what is new"
         fresh = load(checkpoints["qwen2"]).sample(asked)
         assert [[ids(s) for s in samples] for samples in got] == [[ids(s) for s in samples] for samples in fresh]
         output = Segment(f"\n<output>{depth + 1}<end_of_output>\n")
@@ -99,7 +99,7 @@ def test_kept_states_give_what_a_fresh_start_gives(checkpoints: dict[str, Path])
 def test_n_samples_share_one_pass_over_the_prefix(checkpoints: dict[str, Path]) -> None:
     policy = load(checkpoints["qwen2"])
     policy.sample([request(3, n=16)])
-    assert policy.usage.prefilled == policy.count_tokens(prompt(3))
+    assert policy.usage.prefilled == policy.count_tokens(prompt(3)) - 1 + 16, "but for its last token"
 
 
 def test_full_cache_drops_and_computes_again(checkpoints: dict[str, Path]) -> None:
