@@ -13,10 +13,9 @@ from rstar_cli.layout import RunDir, make_folder
 from rstar_cli.options import GeneratePlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.prompts import render_prompt
-from rstar_cli.protocols import Grade, Policy, Segment
+from rstar_cli.protocols import Grade, Policy, Segment, StepExecutor
 from rstar_cli.records import Execution, Problem, Rollout, TreeNode, Verdict
 from rstar_cli.records import Tree as TreeRow
-from rstar_cli.sandbox import Sandbox
 from rstar_cli.search.driver import drive
 from rstar_cli.search.grow import Limits
 from rstar_cli.search.mcts import MctsConfig, Search, search
@@ -140,7 +139,7 @@ def _search_all(
 def search_problems(
     problems: list[Problem],
     policy: Policy,
-    sandbox: Sandbox,
+    sandbox: StepExecutor,
     grader: Grader,
     gold: dict[str, str],
     config: GenerateConfig,
