@@ -48,7 +48,7 @@ class StageRecord:
     """A stage's entry in a manifest, and the decision that hangs on it: begin, go on, or nothing to do.
 
     Args:
-        manifest: the file; None for work outside a run (nothing is recorded).
+        manifest: the file.
         stage: the stage's name there.
         config: settings that results hang on.
         inputs: files that results hang on, by name.
@@ -57,7 +57,7 @@ class StageRecord:
 
     def __init__(
         self,
-        manifest: Path | None,
+        manifest: Path,
         stage: str,
         config: Mapping[str, Any],
         inputs: Mapping[str, Path],
@@ -80,8 +80,6 @@ class StageRecord:
         Raises:
             ConfigMismatchError: it was begun or done with others.
         """
-        if self._manifest is None:
-            return False
         entry = read_manifest(self._manifest).get(self._stage)
         first = self._outputs[0]
         left = [path for path in (first, partial(first)) if path.exists()]
@@ -97,13 +95,10 @@ class StageRecord:
         """Record that the stage runs."""
         for path in self._outputs:
             make_folder(path.parent)
-        if self._manifest is not None:
-            write_manifest(self._manifest, self._stage, self._entry)
+        write_manifest(self._manifest, self._stage, self._entry)
 
     def complete(self, counts: Mapping[str, Any], **more: Any) -> None:
         """Record that the stage is done, with counts, and each output's hash and number of rows."""
-        if self._manifest is None:
-            return
         entry = {
             **self._entry,
             "status": "complete",
@@ -121,7 +116,7 @@ def partial(path: Path) -> Path:
 
 
 def _identity(path: Path) -> dict[str, Any]:
-    """A file by hash and rows; a checkpoint directory by the hash of its weights' index files."""
+    """A file by hash and rows; a checkpoint directory by the hashes of its weights."""
     if path.is_dir():
         return {"files": {p.name: digest(p).sha256 for p in sorted(path.glob("*.safetensors"))}}
     return digest(path)._asdict()

@@ -12,7 +12,7 @@ from rstar_cli.config import EvaluateConfig
 from rstar_cli.errors import UsageError
 from rstar_cli.grader import Grader
 from rstar_cli.jsonl import Journal, read_rows
-from rstar_cli.layout import RunDir, make_folder, write_bytes
+from rstar_cli.layout import RunDir, write_bytes
 from rstar_cli.metrics import accuracy, accuracy_by_level
 from rstar_cli.options import EvaluatePlace
 from rstar_cli.progress import StageProgress
@@ -23,6 +23,7 @@ from rstar_cli.sandbox import Sandbox
 from rstar_cli.search.driver import drive
 from rstar_cli.search.grow import Limits
 from rstar_cli.search.mcts import Search, greedy
+from rstar_cli.search.sampling import derive_seed
 from rstar_cli.search.tree import Tree
 from rstar_cli.stages.common import (
     StageRecord,
@@ -61,23 +62,7 @@ def evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None) -
         summary.next_command = run.command("generate", place.round + 1)
     for name, problems in sets.items():
         rows, result = files.eval_rows(name, METHOD), files.eval_summary(name)
-        few_shot = few_shot_of(config, model)
-        identity = {
-            **config.identity(),
-            "policy": run.policy_name(place.round),
-            "few_shot": few_shot,
-            "problems": [len(problems), problems[0].id, problems[-1].id],
-        }
-        inputs = {"policy": Path(model)} if Path(model).is_dir() else {}
-        record = StageRecord(files.manifest, f"evaluate {name} {METHOD}", identity, inputs, [rows, result])
-        if record.is_complete():
-            figures = orjson.loads(result.read_bytes())[METHOD]
-        else:
-            record.begin()
-            figures = _evaluate_set(name, problems, model, config, few_shot, rows, result, summary.stage)
-            record.complete({"problems": len(problems)}, tokens=figures["tokens"])
-        _tell(summary, name, figures)
-        summary.files += [result, rows]
+        _unless_done(name, problems, model, run.policy_name(place.round), config, files.manifest, rows, result, summary)
     return summary
 
 
@@ -89,12 +74,37 @@ def _without_run(place: EvaluatePlace, config: EvaluateConfig) -> Summary:
     problems = read_source(place.benchmark, place.limit)
     folder = place.output or Path("eval")
     rows, result = folder / f"{name}.{METHOD}.jsonl", folder / f"{name}.json"
-    make_folder(folder)
-    summary = Summary("evaluate", files=[result, rows])
-    few_shot = few_shot_of(config, place.policy)
-    figures = _evaluate_set(name, problems, place.policy, config, few_shot, rows, result, summary.stage)
-    _tell(summary, name, figures)
+    summary = Summary("evaluate")
+    manifest = folder / "manifest.json"
+    _unless_done(name, problems, place.policy, place.policy, config, manifest, rows, result, summary)
     return summary
+
+
+def _unless_done(
+    name: str,
+    problems: list[Problem],
+    model: str,
+    model_name: str,
+    config: EvaluateConfig,
+    manifest: Path,
+    rows: Path,
+    result: Path,
+    summary: Summary,
+) -> None:
+    """Evaluate one set, if that was not done before, and tell of it."""
+    few_shot = few_shot_of(config, model)
+    ids = derive_seed(*(p.id for p in problems))  # which problems, as a number
+    identity = {**config.identity(), "policy": model_name, "few_shot": few_shot, "problems": [len(problems), ids]}
+    inputs = {"policy": Path(model)} if Path(model).is_dir() else {}
+    record = StageRecord(manifest, f"evaluate {name} {METHOD}", identity, inputs, [rows, result])
+    if record.is_complete():
+        figures = orjson.loads(result.read_bytes())[METHOD]
+    else:
+        record.begin()
+        figures = _evaluate_set(name, problems, model, config, few_shot, rows, result, summary.stage)
+        record.complete({"problems": len(problems)}, tokens=figures["tokens"])
+    _tell(summary, name, figures)
+    summary.files += [result, rows]
 
 
 def _evaluate_set(

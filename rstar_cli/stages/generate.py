@@ -9,7 +9,7 @@ from rstar_cli.config import GenerateConfig
 from rstar_cli.errors import UsageError
 from rstar_cli.grader import Grader
 from rstar_cli.jsonl import Journal
-from rstar_cli.layout import RunDir, make_folder
+from rstar_cli.layout import RunDir
 from rstar_cli.options import GeneratePlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.prompts import render_prompt
@@ -61,14 +61,8 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None) -
     record = StageRecord(files.manifest, "generate", identity, inputs, [files.trees])
     summary = Summary(f"generate round {place.round}", files=[files.trees])
     summary.next_command = run.command("verify", place.round)
-    if record.is_complete():
-        summary.notes.append("It was done before; nothing was changed.")
-        return summary
-    record.begin()
     seed = derive_seed(run.recipe.run.seed, place.round)
-    counts, tokens = _search_all(problems, model, config, few_shot, seed, files.trees, summary)
-    record.complete(counts, tokens=tokens)
-    return summary
+    return _unless_done(record, problems, model, config, few_shot, seed, summary)
 
 
 def _on_files(place: GeneratePlace, config: GenerateConfig) -> Summary:
@@ -77,9 +71,30 @@ def _on_files(place: GeneratePlace, config: GenerateConfig) -> Summary:
         raise UsageError("--output needs --problems", remedy="Give both, or neither and a --run.")
     problems = read_source(place.problems, place.limit)
     model = place.policy or "embedded"
-    summary = Summary("generate", files=[place.output])
-    make_folder(place.output.parent)
-    _search_all(problems, model, config, few_shot_of(config, model), derive_seed(0, 1), place.output, summary)
+    few_shot = few_shot_of(config, model)
+    ids = derive_seed(*(p.id for p in problems))  # which problems, as a number
+    identity = {**config.identity(), "policy": model, "few_shot": few_shot, "problems": [len(problems), ids]}
+    manifest = place.output.with_name(place.output.name + ".manifest.json")
+    record = StageRecord(manifest, "generate", identity, {}, [place.output])
+    summary = Summary("generate", files=[place.output, manifest])
+    return _unless_done(record, problems, model, config, few_shot, derive_seed(0, 1), summary)
+
+
+def _unless_done(
+    record: StageRecord,
+    problems: list[Problem],
+    model: str,
+    config: GenerateConfig,
+    few_shot: int,
+    seed: int,
+    summary: Summary,
+) -> Summary:
+    if record.is_complete():
+        summary.notes.append("It was done before; nothing was changed.")
+        return summary
+    record.begin()
+    counts, tokens = _search_all(problems, model, config, few_shot, seed, summary.files[0], summary)
+    record.complete(counts, tokens=tokens)
     return summary
 
 
