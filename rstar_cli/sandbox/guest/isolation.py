@@ -34,9 +34,18 @@ _PROCESSES = 64
 """Most processes of one zygote, where it has a user id or namespace of its own."""
 
 _VISIBLE = (
-    "/lib /lib64 /usr/lib /usr/lib64 /usr/local/lib /nix/store /usr/share/zoneinfo /etc/localtime /etc/ld.so.cache "
-    "/dev/null /dev/urandom"
-).split()
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/nix/store",
+    "/usr/share/zoneinfo",
+    "/etc/localtime",
+    "/etc/ld.so.cache",
+    "/dev/null",
+    "/dev/urandom",
+)
 
 
 def _call(name: str, *args: object) -> None:
@@ -92,40 +101,38 @@ def _close_ipc() -> None:
             return
 
 
-def _visible_paths(extra: Sequence[str]) -> list[str]:
-    """Existing paths that a program needs, shortest first, none below another, none of them the root."""
+def _visible_paths(extra: Sequence[str]) -> list[Path]:
+    """Existing paths that a program needs, none below another, none of them the root."""
     prefixes = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]
     maps = [line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
-    libraries = sorted({os.path.dirname(path) for path in maps if path.startswith("/")})
-    paths = [*_VISIBLE, *prefixes, *extra, *libraries]
-    paths += [os.path.realpath(path) for path in paths]
-    kept: list[str] = []
-    for path in sorted({os.path.abspath(path) for path in paths if os.path.exists(path)}, key=len):
-        if path != "/" and not any(path.startswith(f"{other}/") for other in kept):
+    libraries = {str(Path(path).parent) for path in maps if path.startswith("/")}
+    named = {Path(path).absolute() for path in (*_VISIBLE, *prefixes, *extra, *libraries)}
+    kept: list[Path] = []
+    for path in sorted(named | {path.resolve() for path in named}, key=lambda path: (len(path.parts), str(path))):
+        if path.exists() and path.parent != path and not any(path.is_relative_to(other) for other in kept):
             kept.append(path)
     return kept
 
 
-def _private_root(visible: Sequence[str]) -> None:
+def _private_root(visible: Sequence[Path]) -> None:
     """Make a read-only root that holds the visible paths alone."""
-    _call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
     os.umask(0o022)
-    base = "/proc"  # there on every Linux, and no Python lives in it
-    _call("mount", b"tmpfs", base.encode(), b"tmpfs", 0, b"mode=755,size=1m")
+    base = Path("/proc")  # there on every Linux, and no Python lives in it
+    _call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
+    _call("mount", b"tmpfs", bytes(base), b"tmpfs", 0, b"mode=755,size=1m")
     for path in visible:
-        place = base + path
-        os.makedirs(os.path.dirname(place), exist_ok=True)
-        if os.path.islink(path):
-            os.symlink(os.readlink(path), place)
+        place = base / path.relative_to("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():
+            place.symlink_to(path.readlink())
             continue
-        if os.path.isdir(path):
-            os.mkdir(place)
+        if path.is_dir():
+            place.mkdir()
         else:
-            os.close(os.open(place, os.O_CREAT | os.O_WRONLY))
-        _call("mount", path.encode(), place.encode(), None, _MS_BIND | _MS_REC, None)
+            place.touch()
+        _call("mount", bytes(path), bytes(place), None, _MS_BIND | _MS_REC, None)
     attributes = (ctypes.c_uint64 * 4)(_MOUNT_READ_ONLY | _MOUNT_NO_SETUID, 0, 0, 0)
-    setattr_ = (_SYS_MOUNT_SETATTR, -100, base.encode(), _AT_RECURSIVE, ctypes.byref(attributes), 32)
-    _call("syscall", *setattr_)
+    _call("syscall", _SYS_MOUNT_SETATTR, -100, bytes(base), _AT_RECURSIVE, ctypes.byref(attributes), 32)
     os.chdir(base)
     _call("pivot_root", b".", b".")  # stacks the old root on the new one, see pivot_root(2)
     _call("umount2", b".", _MNT_DETACH)

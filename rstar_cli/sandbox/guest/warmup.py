@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib
 
-_STANDARD = """
-    array bisect calendar cmath collections contextlib copy dataclasses datetime decimal enum fractions functools heapq
-    inspect io itertools json math numbers operator os pprint queue random re statistics string sys textwrap time
-    timeit traceback types typing warnings
-""".split()
+_STANDARD = (
+    "array, bisect, calendar, cmath, collections, contextlib, copy, dataclasses, datetime, decimal, enum, fractions, "
+    "functools, heapq, inspect, io, itertools, json, math, numbers, operator, os, pprint, queue, random, re, "
+    "statistics, string, sys, textwrap, time, timeit, traceback, types, typing, warnings"
+)
 
 
 def load_standard() -> None:
     """Import the modules of the standard library that programs use."""
-    for name in _STANDARD:
+    for name in _STANDARD.split(", "):
         importlib.import_module(name)
 
 

@@ -18,6 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from . import isolation, program, warmup
@@ -61,7 +62,7 @@ def _start(host: socket.socket, settings: dict[str, Any]) -> None:
     layers += isolation.drop_privileges(namespaced=bool(layers))
     isolation.die_with_parent(0 if own_namespace else guard)
     isolation.adopt_orphans()
-    sys.path[:] = [path for path in sys.path if os.path.isdir(path)]
+    sys.path[:] = [path for path in sys.path if Path(path).is_dir()]
     os.environ.clear()
     os.environ.update(PATH="/usr/bin:/bin", HOME="/nonexistent", LC_ALL="C.UTF-8")
     warmup.load_standard()
@@ -155,8 +156,7 @@ def _children() -> list[int]:
     if os.getpid() == 1:
         return []
     try:
-        with open("/proc/thread-self/children", encoding="ascii") as file:
-            return [int(pid) for pid in file.read().split()]
+        return [int(pid) for pid in Path("/proc/thread-self/children").read_text("ascii").split()]
     except OSError:
         return []
 
