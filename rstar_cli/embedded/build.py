@@ -182,7 +182,6 @@ def build(seed: int, output: Path, stages: Sequence[Stage] = STAGES) -> None:
     import torch
 
     torch.manual_seed(seed)
-    torch.set_num_threads(1)
     shown = [demonstrations(stage, 1000 * (seed + 1) + number) for number, stage in enumerate(stages)]
     pieces = collect_pieces(text for rows in shown for row in rows for text in (row.prompt, row.completion))
     hf = build_tokenizer(pieces)
@@ -205,6 +204,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
+
+    import torch
+
+    torch.set_num_threads(1)  # for such small matrices one thread is as fast, and sums keep their order
     build(given.seed, given.output)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,7 +73,8 @@ class TransformersPolicy:
 
         Args:
             model: where it is.
-            device: `auto` (a GPU where there is one), `cpu` or `cuda`.
+            device: `auto` (a GPU where there is one), `cpu` or `cuda`. On a CPU, PyTorch gets all cores but one, which
+                is the sandbox's, or what OMP_NUM_THREADS says.
             dtype: `auto` (bfloat16 on a GPU, float32 on a CPU), `float32` or `bfloat16`.
             max_rows: samples decoded at once; None: as many as a quarter of the free memory holds, at most 1024.
 
@@ -87,6 +89,8 @@ class TransformersPolicy:
         if device == "cuda" and not torch.cuda.is_available():
             raise SetupError("no CUDA device is to be seen", remedy="Give --device cpu, or check the driver.")
         place = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
+        if place == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, _cores() - 1))  # threads that wait for a core that the sandbox has stall all
         number = {"auto": torch.bfloat16 if place == "cuda" else torch.float32}.get(dtype) or getattr(torch, dtype)
         tokenizer = StepTokenizer.load(model)
         try:
@@ -345,10 +349,12 @@ def _closing_tokens(tokenizer: StepTokenizer, vocabulary: int) -> Tensor:
     return closing
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _free_memory() -> int:
     """Bytes of memory that are free, or 4 GiB where the system does not tell."""
-    import os
-
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):

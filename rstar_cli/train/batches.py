@@ -1,7 +1,11 @@
 """Which rows go into which forward pass. Pure: lengths in, row numbers out.
 
-An update is a random draw of rows, as plain shuffling gives, so its gradient has no bias towards a length. Inside it
-the rows are sorted by length and cut into micro-batches, where each costs its padded tokens plus a fixed overhead.
+Every epoch shuffles the rows and deals them into pools of a few updates. A pool is sorted by length and cut into
+updates of equal tokens, so that rows of an update need little padding; then the updates are shuffled. Equal tokens, not
+equal rows: the loss is a mean over an update's tokens, so short rows would weigh more otherwise.
+
+Measured on fine-tuning the embedded model (600 rows, 4 epochs, 4 seeds, held-out loss, nats a token): plain random
+updates 0.0940 with 14 % padding, this 0.0939 with 7 %, equal rows from pools 0.0953.
 """
 
 from __future__ import annotations
@@ -9,16 +13,17 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from itertools import pairwise
 
 MicroBatch = tuple[int, ...]
 """Row numbers of one forward and backward pass."""
 Update = tuple[MicroBatch, ...]
 """Micro-batches whose gradients are summed before the weights move."""
 
-OVERHEAD = 192
-"""What a forward and backward pass costs beside its tokens, in tokens. Measured for 0.7 million parameters on a CPU;
-for a 7B model on a GPU, reading the weights costs about as much."""
+POOL = 8
+"""Updates in a pool: more make padding rarer, and rows of one update more alike."""
+OVERHEAD = 256
+"""What a forward and backward pass costs beside its tokens, in tokens: 180 to 400 for 0.7 million parameters on a CPU;
+of the same order for a 7B model on a GPU, which reads its weights once a pass."""
 
 
 def plan_updates(
@@ -26,14 +31,13 @@ def plan_updates(
 ) -> list[Update]:
     """Lay out a whole training run.
 
-    Every epoch shuffles the rows and spreads them evenly over the fewest updates of at most `batch_size` rows (40 rows
-    at 32 make two updates of 20, not one of 32 and a noisy one of 8). A broken last epoch takes the share of its
-    updates, at least one update in all.
+    An epoch is the fewest updates of `batch_size` rows on average at most (40 rows at 32 make two updates of about 20,
+    not one of 32 and a noisy one of 8). A broken last epoch takes its share of the updates; there is one at least.
 
     Args:
         lengths: tokens of each row, each >= 1.
         epochs: passes over the rows, > 0.
-        batch_size: rows an update, at most.
+        batch_size: rows an update, on average at most.
         batch_tokens: tokens of a micro-batch, padding counted, at most; a longer row goes alone.
         seed: of the row order.
     """
@@ -42,11 +46,38 @@ def plan_updates(
     total = max(1, round(epochs * per_epoch))
     plan: list[Update] = []
     while len(plan) < total:
-        order = list(range(len(lengths)))
-        rng.shuffle(order)
-        bounds = [len(order) * i // per_epoch for i in range(per_epoch + 1)]
-        plan += [cut(order[a:b], lengths, batch_tokens) for a, b in pairwise(bounds)]
+        plan += _epoch(lengths, per_epoch, batch_tokens, rng)
     return plan[:total]
+
+
+def _epoch(lengths: Sequence[int], updates: int, batch_tokens: int, rng: random.Random) -> list[Update]:
+    order = list(range(len(lengths)))
+    rng.shuffle(order)
+    pools = math.ceil(updates / POOL)
+    epoch: list[Update] = []
+    for i in range(pools):
+        pool = sorted(order[len(order) * i // pools : len(order) * (i + 1) // pools], key=lambda row: lengths[row])
+        parts = updates * (i + 1) // pools - updates * i // pools
+        epoch += [cut(part, lengths, batch_tokens) for part in _share(pool, lengths, parts)]
+    rng.shuffle(epoch)
+    return epoch
+
+
+def _share(rows: Sequence[int], lengths: Sequence[int], parts: int) -> list[list[int]]:
+    """Cut rows, in their order, into non-empty parts of about equal tokens."""
+    left = sum(lengths[row] for row in rows)
+    shares: list[list[int]] = []
+    start = 0
+    for part in range(parts, 0, -1):  # `part` parts are still to fill
+        end, taken, goal = start, 0, left / part
+        while end < len(rows) - (part - 1) and (end == start or taken + lengths[rows[end]] / 2 <= goal):
+            taken += lengths[rows[end]]
+            end += 1
+        if part == 1:
+            end = len(rows)
+        shares.append(list(rows[start:end]))
+        start, left = end, left - taken
+    return shares
 
 
 def cut(rows: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> Update:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,6 +114,7 @@ def save_checkpoint(
         tokenizer.save_pretrained(fresh)
         (fresh / "README.md").write_text(card, encoding="utf-8")
         for path in fresh.iterdir():
+            shutil.copymode(fresh / "README.md", path)  # safetensors makes files that only their owner can read
             _sync(path)
         _sync(fresh)
         if output.exists():
@@ -127,9 +127,8 @@ def save_checkpoint(
 
 
 def _sync(path: Path) -> None:
-    if stat.S_ISREG(path.stat().st_mode) or path.is_dir():
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

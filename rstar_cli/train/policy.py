@@ -229,6 +229,7 @@ def _fit(
         ) from error
     seconds = time.perf_counter() - start
     trained = trainer.model.merge_and_unload() if config.lora_rank else trainer.model
+    trained.config.rstar_steps = True  # it knows the step format now: no worked examples before a problem
     return losses, seconds, trained.to(stored)
 
 

@@ -97,6 +97,7 @@ def make_trainer(
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
+        use_cache=getattr(model.config, "use_cache", True),  # else the checkpoint's config says: decode without a cache
         save_strategy="no",
         logging_strategy="no",
         logging_nan_inf_filter=False,

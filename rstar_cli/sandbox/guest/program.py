@@ -155,8 +155,9 @@ def _own_line(exc: BaseException, name: str) -> int | None:
 def serve(link: socket.socket, prefix: Sequence[str], branches: Sequence[Sequence[str]], limits: Limits) -> NoReturn:
     """Be the program of one request.
 
-    Runs the prefix, says so with an empty frame, then awaits one order a branch: for all but the last it comes with a
-    socket, and a fork runs the branch and answers there; the last branch is run here.
+    Runs the prefix, if there is one, and says so with an empty frame. A single branch is then run at once. Of several,
+    each awaits an order: for all but the last it comes with a socket, and a fork runs the branch and answers there; the
+    last branch is run here.
 
     Args:
         link: our end of the socket to the zygote; no other descriptor beyond 0 to 2 is open.
@@ -173,7 +174,8 @@ def serve(link: socket.socket, prefix: Sequence[str], branches: Sequence[Sequenc
         for code in prefix:
             if program.step(code)[0] != "ok":
                 leave(0)
-        link.sendall(frame(b""))
+        if prefix:
+            link.sendall(frame(b""))
         for steps in branches[:-1]:
             order, fds, _, _ = socket.recv_fds(link, 1, 1)
             if not order:
@@ -188,7 +190,7 @@ def serve(link: socket.socket, prefix: Sequence[str], branches: Sequence[Sequenc
                 leave(0)
             resource.setrlimit(resource.RLIMIT_NPROC, (0, forks))
             reply.close()
-        if link.recv(1):
+        if len(branches) == 1 or link.recv(1):
             _branch(program, link, branches[-1])
     finally:
         leave(0)

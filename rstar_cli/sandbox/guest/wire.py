@@ -80,18 +80,23 @@ class FrameReader:
         del self._buffer[:end]
         return payload
 
-    def wait_end(self, deadline: float) -> bool:
-        """Whether the peer, and whoever shares its end, is gone by the deadline; what it still sends is dropped."""
-        self._buffer.clear()
-        try:
-            while self._fill(1, deadline):
-                self._buffer.clear()
-        except TimeoutError:
-            return False
-        return True
+    def close(self, deadline: float) -> bool:
+        """Wait for the end of the peer, and of whoever shares its end, dropping what it still sends; close ours.
+
+        Returns:
+            Whether it ended by the deadline.
+        """
+        with self._sock:
+            try:
+                while self._fill(1, deadline):
+                    self._buffer.clear()
+            except TimeoutError:
+                return False
+            return True
 
     def _fill(self, size: int, deadline: float | None) -> bool:
         while len(self._buffer) < size:
+            # the socket's own timeout would start anew with each byte
             if deadline is not None:
                 left = deadline - time.monotonic()
                 if left <= 0:

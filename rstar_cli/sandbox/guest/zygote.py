@@ -162,17 +162,46 @@ def _children() -> list[int]:
 
 
 class _Base:
-    """The process that runs a request's prefix, then forks its branches or runs the last one."""
+    """The process that runs a request's prefix, then forks its branches and runs the last one itself.
 
-    def __init__(self, pid: int, link: socket.socket, claim_bytes: int) -> None:
-        self.pid = pid
-        self.link = link
+    Args:
+        pid: its process id.
+        link: our end of the socket to it.
+        claim_bytes: longest claim taken from a program.
+        branches: how many it has to run.
+    """
+
+    def __init__(self, pid: int, link: socket.socket, claim_bytes: int, branches: int) -> None:
+        self._pid = pid
+        self._link = link
+        self._claim_bytes = claim_bytes
+        self._branches = branches
+        self._waiting = branches
         self.reader = FrameReader(link, claim_bytes)
+
+    @property
+    def spent(self) -> bool:
+        """Whether it has been given its last branch."""
+        return not self._waiting
+
+    def start_branch(self) -> FrameReader:
+        """Have the next branch run; returns where its claims come."""
+        self._waiting -= 1
+        if self._branches == 1:
+            return self.reader
+        if self.spent:
+            with contextlib.suppress(OSError):  # where the base is gone, the reader finds out
+                self._link.send(b"!")
+            return self.reader
+        ours, theirs = socket.socketpair()
+        with theirs, contextlib.suppress(OSError):
+            socket.send_fds(self._link, [b"!"], [theirs.fileno()])
+        return FrameReader(ours, self._claim_bytes)
 
     def end(self) -> None:
         """End it and all that came of it."""
-        self.link.close()
-        _end_children(self.pid)
+        self._link.close()
+        _end_children(self._pid)
 
 
 class Zygote:
@@ -204,7 +233,8 @@ class Zygote:
                 for lost in range(index, len(branches)):
                     self._records += record(Record.LOST, lost)
                 return
-            if not self._run_branch(base, index, len(steps), last=not prefix or index == len(branches) - 1):
+            clean = self._run_branch(base, index, len(steps))
+            if base.spent or not clean:
                 base.end()
                 base = None
 
@@ -220,44 +250,33 @@ class Zygote:
             finally:
                 os._exit(1)
         theirs.close()
-        base = _Base(pid, ours, self._claim_bytes)
+        base = _Base(pid, ours, self._claim_bytes, len(branches))
+        if not prefix:
+            return base
         with contextlib.suppress(TimeoutError, FrameError):
             if base.reader.read(time.monotonic() + self._limits.timeout) is not None:
                 return base
         base.end()
         return None
 
-    def _run_branch(self, base: _Base, index: int, count: int, *, last: bool) -> bool:
-        """Have one branch run and record what becomes of its steps; whether the base can serve another."""
-        replies, reader = self._order(base, last=last)
+    def _run_branch(self, base: _Base, index: int, count: int) -> bool:
+        """Have the next branch run and record what becomes of its steps; whether nothing is left of it."""
+        reader = base.start_branch()
         started = time.monotonic()
         deadline = started + self._limits.timeout
+        patience = _END_SECONDS
         for _ in range(count):
             kind, payload = Record.KILLED, None
             try:
                 payload = reader.read(deadline)
             except TimeoutError:
-                kind = Record.TIMEOUT
+                kind, patience = Record.TIMEOUT, 0.0
             except FrameError:
-                kind = Record.PROTOCOL
+                kind, patience = Record.PROTOCOL, 0.0
             now = time.monotonic()
             if payload is None:
                 self._records += record(kind, index, now - started)
                 break
             self._records += record(Record.CLAIM, index, now - started, payload)
             started = now
-        gone = not last and reader.wait_end(time.monotonic() + _END_SECONDS)
-        replies.close()
-        return gone
-
-    def _order(self, base: _Base, *, last: bool) -> tuple[socket.socket, FrameReader]:
-        """Order the base to run its next branch; returns where the claims come."""
-        if last:
-            with contextlib.suppress(OSError):
-                base.link.send(b"!")
-            return base.link, base.reader
-        ours, theirs = socket.socketpair()
-        with contextlib.suppress(OSError):  # a base that is gone shows in the replies
-            socket.send_fds(base.link, [b"!"], [theirs.fileno()])
-        theirs.close()
-        return ours, FrameReader(ours, self._claim_bytes)
+        return not base.spent and reader.close(time.monotonic() + patience)
