@@ -246,7 +246,7 @@ class Recipe:
             name: _validated(EvalSetConfig, table, origin, f"[eval.{name}]")
             for name, table in _tables(tables.get("eval", {}), origin, "[eval]").items()
         }
-        self._stages = {name: tables.get(name, {}) for name in STAGES}
+        self._stages = _tables({name: tables.get(name, {}) for name in STAGES}, origin, "[generate]")
         self._rounds = _tables(tables.get("round", {}), origin, "[round]")
         for number, stages in self._rounds.items():
             if not number.isdecimal():
@@ -254,6 +254,7 @@ class Recipe:
                     f"[round.{number}] is not a round number", path=origin, remedy="Write [round.2.generate]."
                 )
             _refuse_unknown(stages, list(STAGES), origin, f"table in [round.{number}]")
+            _tables(stages, origin, f"[round.{number}]")
         for name in STAGES:  # a bad value is told when the recipe is read, not hours later
             for number in ("0", *self._rounds):
                 self.stage(STAGES[name], name, int(number), {})
@@ -301,7 +302,7 @@ def _keys(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tables(value: object, origin: str, where: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(table, dict) for table in value.values()):
-        raise DataError(f"{where} must hold tables", path=origin, remedy=f"Write {where[:-1]}.NAME] and keys below it.")
+        raise DataError(f"a table is wanted, such as {where}, and a plain value stands there", path=origin)
     return value
 
 

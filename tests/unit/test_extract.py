@@ -1,0 +1,100 @@
+"""From a tree to training rows, on a tree made by hand."""
+
+from __future__ import annotations
+
+from rstar_cli.extract import pair_rows, sft_rows, solution, step_label_rows, trajectories
+from rstar_cli.protocols import ExecutionResult, Grade
+from rstar_cli.records import Execution, ExecutionStatus, Rollout, SolutionRow, StopReason, Tree, TreeNode, Verdict
+
+OK = Execution(status=ExecutionStatus.OK)
+
+
+def node(i: int, parent: int, text: str, q: float, stop: StopReason = StopReason.STEP, **more: object) -> TreeNode:
+    fields = {"visits": 1, "execution": OK, **more}
+    return TreeNode(id=i, parent=parent, depth=1, text=text, q=q, stop=stop, **fields)  # type: ignore[arg-type]
+
+
+def finish(i: int, parent: int, answer: str, q: float) -> list[TreeNode]:
+    ran = Execution(status=ExecutionStatus.OK, stdout=f"{answer}\n")
+    text = f"<answer>\\boxed{{{answer}}}<end_of_answer>"
+    return [
+        node(i, parent, f"\nprint({answer})<end_of_code>", q, StopReason.CODE, execution=ran),
+        node(i + 1, i, text, q, StopReason.ANSWER, answer=answer, execution=None),
+    ]
+
+
+TREE = Tree(
+    problem_id="p",
+    prompt="P<code>",
+    seed=1,
+    tokenizer="t",
+    tokens_generated=0,
+    tokens_prefilled=0,
+    rollouts=(Rollout(leaf=5, reward=1.0),),
+    nodes=(
+        TreeNode(id=0, visits=4),
+        node(1, 0, "\n# good\na = 1<end_of_step>", 0.8),
+        node(2, 0, "\n# bad\na = 2<end_of_step>", -1.0),
+        node(3, 0, "\n# failed<end_of_step>", 0.0, StopReason.FAILED, visits=0),
+        *finish(4, 1, "42", 1.0),
+        *finish(6, 2, "41", -1.0),
+        *finish(8, 1, "42.0", 0.5),
+        node(10, 0, "\n# other words\na = 1<end_of_step>", 0.6),
+        *finish(11, 10, "42", 0.9),
+    ),
+)
+VERDICTS = {5: Verdict.CORRECT, 7: Verdict.INCORRECT, 9: Verdict.CORRECT, 12: Verdict.CORRECT}
+
+
+def rows() -> list[SolutionRow]:
+    return [
+        solution(TREE, t, ExecutionResult(ExecutionStatus.OK, t.output), Grade(VERDICTS[t.nodes[-1].id], "string"))
+        for t in trajectories(TREE)
+    ]
+
+
+def test_every_finished_trajectory_once() -> None:
+    found = trajectories(TREE)
+    assert [t.nodes[-1].id for t in found] == [5, 7, 9, 12]
+    assert found[0].program == "# good\na = 1\nprint(42)\n"
+    assert found[0].output == "42\n"
+
+
+def test_a_program_that_does_not_repeat_is_no_solution() -> None:
+    found = trajectories(TREE)[0]
+    right = Grade(Verdict.CORRECT, "string")
+    for rerun in (
+        ExecutionResult(ExecutionStatus.OK, "43\n"),
+        ExecutionResult(ExecutionStatus.TIMEOUT),
+        ExecutionResult(ExecutionStatus.ERROR, "42\n"),
+    ):
+        row = solution(TREE, found, rerun, right)
+        assert (row.verdict, row.decided_by) == (Verdict.ERROR, "execution")
+    row = solution(TREE, found, ExecutionResult(ExecutionStatus.OK, "42\n"), right)
+    assert row.verdict is Verdict.CORRECT
+    assert row.mean_q == (0.8 + 1 + 1) / 3
+
+
+def test_best_right_trajectories_train_the_policy() -> None:
+    kept = sft_rows(TREE, rows(), 2)
+    assert [row.completion.count("42.0") for row in kept] == [0, 3], "by mean Q; a copy in other words is no second one"
+    assert kept[0].steps[-2].output
+    assert kept[0].steps[-2].text == "\n<output>42<end_of_output>\n"
+    assert len(sft_rows(TREE, rows(), 1)) == 1
+    assert sft_rows(TREE, [row for row in rows() if row.verdict is not Verdict.CORRECT], 2) == []
+
+
+def test_pairs_set_right_steps_against_wrong_ones() -> None:
+    pairs = pair_rows(TREE, rows())
+    assert {(p.chosen, p.rejected) for p in pairs} == {
+        (TREE.nodes[1].text, TREE.nodes[2].text),
+        (TREE.nodes[10].text, TREE.nodes[2].text),
+    }
+    assert all(p.prompt == "P<code>" and p.weight == 0.5 for p in pairs)
+    assert pairs[0].q_gap == 1.8
+
+
+def test_labels_tell_whether_a_right_answer_was_reached() -> None:
+    labelled = step_label_rows(TREE, rows())
+    assert [row.labels for row in labelled] == [(True,) * 3, (False,) * 3, (True,) * 3, (True,) * 3]
+    assert labelled[1].values == (-1.0, -1.0, -1.0)
