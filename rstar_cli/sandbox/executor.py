@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from rstar_cli.errors import UsageError
+from rstar_cli.errors import SetupError, UsageError
 from rstar_cli.protocols import ExecuteRequest, ExecutionResult
 from rstar_cli.records import ExecutionStatus
 from rstar_cli.sandbox.worker import Job, Settings, Worker
@@ -60,6 +60,7 @@ class Sandbox:
         self._slots: list[dict[bool, Worker]] = [{} for _ in range(workers)]
         self._waiting: dict[bool, deque[Job]] = {False: deque(), True: deque()}
         self._selector = selectors.DefaultSelector()
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -70,12 +71,14 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
-        """End every process. The sandbox can be used again: it starts new ones."""
+        """End every process; the sandbox can't be used again."""
         for slot in self._slots:
             for worker in list(slot.values()):
                 self._end(worker)
         for queue in self._waiting.values():
             queue.clear()
+        self._selector.close()
+        self._closed = True
 
     def layers(self) -> tuple[str, ...]:
         """Isolation layers that hold on this machine, among `pid`, `net`, `mount`, `user`, `limits`."""
@@ -137,6 +140,8 @@ class Sandbox:
             self._forget(under_way)
 
     def _submit(self, request: ExecuteRequest) -> Job:
+        if self._closed:
+            raise RuntimeError("the sandbox is closed")
         job = Job(request)
         self._waiting[job.scientific].append(job)
         return job
@@ -195,6 +200,11 @@ class Sandbox:
         if worker.jobs:
             worker.jobs[0].attempts += 1
             if worker.jobs[0].attempts >= _ATTEMPTS:
+                if worker.layers is None:
+                    raise SetupError(
+                        "a sandbox process ended at its start",
+                        remedy="check the limits on memory and processes of this machine",
+                    )
                 job = worker.jobs.popleft()
                 job.finish()
                 self._count(job)

@@ -24,7 +24,7 @@ from rstar_cli.sandbox.guest.wire import ERROR_BYTES, RECORD, Record, frame
 
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from guest.zygote import main; main()"
 _LIBRARIES = ("numpy", "sympy", "mpmath", "scipy")
-_SCIENTIFIC = re.compile(rf"^[^#\n]*\b(?:import|from)\b[^#\n]*\b(?:{'|'.join(_LIBRARIES)})\b", re.MULTILINE)
+_SCIENTIFIC = re.compile(rf"(?:^|[;:])[ \t]*(?:import|from)\b[^#\n]*\b(?:{'|'.join(_LIBRARIES)})\b", re.MULTILINE)
 _START_SECONDS = 120.0
 _SLACK_SECONDS = 30.0
 _OUTCOMES = {
@@ -182,7 +182,7 @@ class Worker:
         """Take what has come; returns the jobs that it finished, or None where the zygote is gone.
 
         Raises:
-            SetupError: it can't start.
+            SetupError: it says that it can't start.
         """
         try:
             data = self.socket.recv(1 << 18)
@@ -191,10 +191,6 @@ class Worker:
         except ConnectionError:
             data = b""
         if not data:
-            if self.layers is None:
-                raise SetupError(
-                    "a sandbox process ended at its start", remedy="check memory and process limits of this machine"
-                )
             return None
         self._inbox += data
         return self._take_records()

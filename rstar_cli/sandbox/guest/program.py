@@ -198,7 +198,7 @@ def serve(link: socket.socket, prefix: Sequence[str], branches: Sequence[Sequenc
 
 def _depth() -> int:
     """Frames below a step's code that a plain script does not have."""
-    depth, frame_ = 1, sys._getframe()
+    depth, frame_ = 3, sys._getframe()  # and the calls of exec and of the step's own frame, in C
     while frame_.f_back is not None:
         depth, frame_ = depth + 1, frame_.f_back
     return depth

@@ -18,6 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -161,6 +162,23 @@ def _children() -> list[int]:
         return []
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of a branch.
+
+    Attributes:
+        records: for the host.
+        claims: how many steps answered.
+        end: kind of the last record.
+        clean: whether nothing is left of the branch, and its base can run another.
+    """
+
+    records: bytearray
+    claims: int
+    end: Record
+    clean: bool
+
+
 class _Base:
     """The process that runs a request's prefix, then forks its branches and runs the last one itself.
 
@@ -178,6 +196,11 @@ class _Base:
         self._branches = branches
         self._waiting = branches
         self.reader = FrameReader(link, claim_bytes)
+
+    @property
+    def used(self) -> bool:
+        """Whether it has run a branch."""
+        return self._waiting < self._branches
 
     @property
     def spent(self) -> bool:
@@ -225,18 +248,25 @@ class Zygote:
 
     def _answer(self, prefix: list[str], branches: list[list[str]]) -> None:
         base: _Base | None = None
-        for index, steps in enumerate(branches):
+        index = 0
+        while index < len(branches):
             if base is None:
                 # without a prefix there is nothing to share: every branch is a fork of our own
-                base = self._start_base(prefix, branches[index:] if prefix else [steps])
+                base = self._start_base(prefix, branches[index:] if prefix else branches[index : index + 1])
             if base is None:
                 for lost in range(index, len(branches)):
                     self._records += record(Record.LOST, lost)
                 return
-            clean = self._run_branch(base, index, len(steps))
-            if base.spent or not clean:
+            used = base.used
+            outcome = self._run_branch(base, index, len(branches[index]))
+            died_silently = outcome.claims == 0 and outcome.end is Record.KILLED
+            if base.spent or died_silently or not outcome.clean:
                 base.end()
                 base = None
+            if used and died_silently:
+                continue  # an earlier branch may have killed the base: again, on a fresh one
+            self._records += outcome.records
+            index += 1
 
     def _start_base(self, prefix: list[str], branches: Sequence[list[str]]) -> _Base | None:
         """Fork a process and have it run the prefix; None where that fails."""
@@ -259,24 +289,27 @@ class Zygote:
         base.end()
         return None
 
-    def _run_branch(self, base: _Base, index: int, count: int) -> bool:
-        """Have the next branch run and record what becomes of its steps; whether nothing is left of it."""
+    def _run_branch(self, base: _Base, index: int, steps: int) -> _Outcome:
+        """Have the next branch run, and record what becomes of its steps."""
         reader = base.start_branch()
         started = time.monotonic()
         deadline = started + self._limits.timeout
-        patience = _END_SECONDS
-        for _ in range(count):
-            kind, payload = Record.KILLED, None
+        records, claims, end = bytearray(), 0, Record.CLAIM
+        while claims < steps and end is Record.CLAIM:
+            payload = None
             try:
                 payload = reader.read(deadline)
             except TimeoutError:
-                kind, patience = Record.TIMEOUT, 0.0
+                end = Record.TIMEOUT
             except FrameError:
-                kind, patience = Record.PROTOCOL, 0.0
+                end = Record.PROTOCOL
             now = time.monotonic()
-            if payload is None:
-                self._records += record(kind, index, now - started)
-                break
-            self._records += record(Record.CLAIM, index, now - started, payload)
+            if payload is not None:
+                claims += 1
+            elif end is Record.CLAIM:
+                end = Record.KILLED
+            records += record(end, index, now - started, payload or b"")
             started = now
-        return not base.spent and reader.close(time.monotonic() + patience)
+        patience = _END_SECONDS if end in (Record.CLAIM, Record.KILLED) else 0.0
+        clean = not base.spent and reader.close(time.monotonic() + patience)
+        return _Outcome(records, claims, end, clean)

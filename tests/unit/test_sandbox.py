@@ -1,0 +1,568 @@
+"""The sandbox: every status, state that steps share and branches don't, limits, exactness, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rstar_cli.errors import SetupError, UsageError
+from rstar_cli.protocols import ExecuteRequest, ExecutionResult, StepExecutor
+from rstar_cli.records import ExecutionStatus
+from rstar_cli.sandbox import Sandbox
+from rstar_cli.sandbox import worker as worker_module
+from rstar_cli.sandbox.worker import Job, Worker, read_claim
+from tests.helpers import shared
+
+OK = ExecutionStatus.OK
+OUTPUT_BYTES = 4096
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(workers=1, timeout=20, memory_mb=256, output_bytes=OUTPUT_BYTES) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[Sandbox]:
+    """One that waits half a second: enough for steps that print a word, on a busy machine too."""
+    with Sandbox(workers=1, timeout=0.5) as sandbox:
+        sandbox.run("")
+        yield sandbox
+
+
+def processes(ancestor: int) -> set[tuple[int, int]]:
+    """(pid, start time) of all live descendants."""
+    parents: dict[int, int] = {}
+    starts: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if fields[0] != "Z":
+                parents[int(entry.name)], starts[int(entry.name)] = int(fields[1]), int(fields[19])
+    found: set[int] = set()
+    grown = {ancestor}
+    while grown:
+        grown = {pid for pid, parent in parents.items() if parent in grown and pid not in found}
+        found |= grown
+    return {(pid, starts[pid]) for pid in found}
+
+
+def open_descriptors() -> set[str]:
+    with os.scandir("/proc/self/fd") as entries:
+        return {entry.name for entry in entries}
+
+
+def all_processes() -> set[tuple[int, int]]:
+    return processes(0)
+
+
+def wait_until(condition: object, seconds: float = 10) -> bool:
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def branch(sandbox: Sandbox, *steps: str, prefix: tuple[str, ...] = ()) -> list[ExecutionResult]:
+    return sandbox.execute([ExecuteRequest(prefix, (steps,))])[0][0]
+
+
+class TestStatuses:
+    @pytest.mark.parametrize(
+        ("code", "status", "error"),
+        [
+            ("x = 1", "ok", ""),
+            ("x = 1\ny = 2\n1 / 0", "error", "ZeroDivisionError: division by zero (line 3)"),
+            ("def f():\n    return {}['k']\n\nf()", "error", "KeyError: 'k' (line 2)"),
+            ("a = 1\nb = = 2", "error", "SyntaxError: invalid syntax (line 2)"),
+            ("raise KeyboardInterrupt", "error", "KeyboardInterrupt (line 1)"),
+            ("input()", "error", "EOFError: EOF when reading a line (line 1)"),
+            ("def f(n): return f(n + 1)\nf(0)", "error", "RecursionError: maximum recursion depth exceeded (line 1)"),
+            ("str(10**5000)", "error", None),
+            ("print('\\ud800')", "error", None),
+            ("x = '\ud800'", "error", None),
+            ("x = 1\0", "error", None),
+            (
+                "import nothing_of_this_name",
+                "error",
+                "ModuleNotFoundError: No module named 'nothing_of_this_name' (line 1)",
+            ),
+            (
+                "raise type('E', (Exception,), {'__str__': lambda self: 1 / 0})",
+                "error",
+                "E: <its text can't be had> (line 1)",
+            ),
+            ("raise ValueError('x' * 10**6)", "error", None),
+            ("x = bytearray(10**10)", "memory", "MemoryError (line 1)"),
+            ("x = [0]\nwhile True: x += x", "memory", "MemoryError (line 2)"),
+            ("open('/tmp/written', 'w').write('x')", "denied", None),
+            ("raise PermissionError(13, 'no')", "denied", "PermissionError: [Errno 13] no (line 1)"),
+            ("import sys\nsys.exit(0)", "exit", "SystemExit: 0 (line 2)"),
+            ("quit()", "exit", "SystemExit: None (line 1)"),
+            ("import os\nos._exit(0)", "killed", ""),
+            ("import os\nos.kill(os.getpid(), 9)", "killed", ""),
+            ("import ctypes\nctypes.string_at(0)", "killed", ""),
+            ("while True: print('y' * 1000)", "output_limit", None),
+            ("print('x' * 5000)", "output_limit", None),
+            ("try:\n    print('x' * 5000)\nexcept BaseException: pass", "output_limit", None),
+        ],
+    )
+    def test_of_code(self, sandbox: Sandbox, code: str, status: str, error: str | None) -> None:
+        result = sandbox.run(code)
+        assert result.status == status, result
+        assert result.ok is (status == "ok")
+        if error is not None:
+            assert result.error == error
+        assert (result.error == "") is (status in ("ok", "killed"))
+        assert len(result.error.encode()) <= 2000
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "while True: pass",
+            "import time\ntime.sleep(99)",
+            "x = 7 ** (10 ** 8)",
+            "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+            "import signal\nfor s in {*range(1, 32)} - {9, 19}: signal.signal(s, signal.SIG_IGN)\nwhile True: pass",
+        ],
+    )
+    def test_timeout(self, hasty: Sandbox, code: str) -> None:
+        started = time.monotonic()
+        result = hasty.run(code)
+        assert (result.status, result.error) == ("timeout", "")
+        assert 0.45 < result.seconds < 5
+        assert time.monotonic() - started < 10
+
+    def test_prefix_that_fails_gives_each_branch_one_lost(self, sandbox: Sandbox) -> None:
+        request = ExecuteRequest(("x = 1", "1 / 0"), (("print(x)", "print(x)"), ("x",)))
+        results = sandbox.execute([request])[0]
+        assert [[result.status for result in steps] for steps in results] == [["lost"], ["lost"]]
+
+    def test_zygotes_that_die_lose_the_request_but_no_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        killed: list[int] = []
+
+        def kill_when_it_runs(worker: Worker) -> None:
+            assert wait_until(lambda: worker.layers is not None, 30)
+            killed.append(worker._process.pid)
+            worker._process.kill()
+
+        def give(worker: Worker, job: Job) -> None:
+            real(worker, job)
+            if "victim" in job.request.branches[0][0]:
+                threading.Thread(target=kill_when_it_runs, args=(worker,)).start()
+
+        real = Worker.give
+        monkeypatch.setattr(Worker, "give", give)
+        codes = ["print(1)", "import time; time.sleep(60)  # victim", "print(2)"]
+        with Sandbox(workers=1, timeout=90) as sandbox:
+            results = sandbox.execute([ExecuteRequest((), ((code,),)) for code in codes])
+            assert sandbox.counts == {OK: 2, ExecutionStatus.LOST: 1}
+        assert len(set(killed)) == 2, "tried twice"
+        assert [(steps[0][0].status, steps[0][0].stdout) for steps in results] == [
+            ("ok", "1\n"),
+            ("lost", ""),
+            ("ok", "2\n"),
+        ]
+
+    def test_zygotes_that_never_start_are_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(worker_module, "_BOOT", "import sys; sys.exit(3)")
+        with Sandbox(workers=1) as sandbox, pytest.raises(SetupError, match="ended at its start"):
+            sandbox.run("print(1)")
+
+    def test_zygotes_say_why_they_cant_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        boot = worker_module._BOOT.replace("from guest", "sys.modules['sympy'] = None; from guest")
+        monkeypatch.setattr(worker_module, "_BOOT", boot)
+        with Sandbox(workers=1) as sandbox:
+            assert sandbox.run("print(1)").ok
+            with pytest.raises(SetupError, match="sympy"):
+                sandbox.run("import sympy")
+
+
+class TestState:
+    def test_steps_share_branches_dont(self, sandbox: Sandbox) -> None:
+        prefix = ("import math\nx = [1]", "def f(): return x\nprint('never seen')")
+        branches = (
+            ("x.append(2)\nprint(f())", "print(len(f()))"),
+            ("print(f())", "x = 5\nprint(f(), math.pi)"),
+            ("del x\nmath.pi = 3", "print(x)", "print('never run')"),
+            ("import builtins\nbuiltins.len = None\nx.clear()",),
+            ("print(len(f()), math.pi > 3)",),
+        )
+        results = sandbox.execute([ExecuteRequest(prefix, branches)])[0]
+        assert [[result.stdout for result in steps] for steps in results] == [
+            ["[1, 2]\n", "2\n"],
+            ["[1]\n", "5 3.141592653589793\n"],
+            ["", ""],
+            [""],
+            ["1 True\n"],
+        ]
+        assert results[2][1].error == "NameError: name 'x' is not defined (line 1)"
+
+    def test_programs_dont_see_each_other(self, sandbox: Sandbox) -> None:
+        sandbox.run("import math\nmath.pi = 3\nleft = 1")
+        assert sandbox.run("import math\nprint(math.pi, 'left' in globals())").stdout == "3.141592653589793 False\n"
+
+    def test_a_branch_that_times_out_disturbs_no_sibling(self, hasty: Sandbox) -> None:
+        branches = (
+            ("print(x)",),
+            ("print('kept')", "while True: pass", "print('never')"),
+            ("print(x + 1)",),
+            ("print(x + 2)",),
+        )
+        results = hasty.execute([ExecuteRequest(("x = 1",), branches)])[0]
+        assert [[(result.status, result.stdout) for result in steps] for steps in results] == [
+            [("ok", "1\n")],
+            [("ok", "kept\n"), ("timeout", "")],
+            [("ok", "2\n")],
+            [("ok", "3\n")],
+        ]
+
+    def test_a_branch_that_dies_disturbs_no_sibling(self, sandbox: Sandbox) -> None:
+        killer = "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nos.kill(os.getpid(), signal.SIGKILL)"
+        results = sandbox.execute([ExecuteRequest(("x = 1",), ((killer,), ("print(x)",), (killer,), ("print(x)",)))])[0]
+        assert [steps[0].status for steps in results] == ["killed", "ok", "killed", "ok"]
+
+    def test_nothing_to_run(self, sandbox: Sandbox) -> None:
+        assert sandbox.execute([]) == []
+        assert sandbox.execute([ExecuteRequest(("x = 1",), ())]) == [[]]
+        assert sandbox.execute([ExecuteRequest((), ((), ("print(1)",)))])[0][0] == []
+
+    def test_main_is_a_module_of_its_own(self, sandbox: Sandbox) -> None:
+        steps = branch(
+            sandbox,
+            "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int",
+            "import pickle\nprint(pickle.loads(pickle.dumps(P(3))), __name__, P.__module__)",
+            "import sys\nprint(sys.argv, sys.modules['__main__'].P is P, sorted(n for n in globals() if n[0] != '_'))",
+        )
+        assert steps[1].stdout == "P(x=3) __main__ __main__\n"
+        assert steps[2].stdout == "[''] True ['P', 'dataclass', 'pickle', 'sys']\n"
+
+    @given(values=st.lists(st.integers(-(10**30), 10**30), min_size=1, max_size=5), split=st.integers(0, 5))
+    @settings(max_examples=25, deadline=None)
+    def test_prefix_or_branch_is_the_same(self, sandbox: Sandbox, values: list[int], split: int) -> None:
+        steps = tuple(f"x = {value}\ntotal = globals().get('total', 0) + x\nprint(total)" for value in values)
+        prefix, rest = steps[:split], steps[split:]
+        whole = branch(sandbox, *steps)
+        assert [result.stdout for result in whole] == [f"{sum(values[: i + 1])}\n" for i in range(len(values))]
+        if rest:
+            parts = sandbox.execute([ExecuteRequest(prefix, (rest, rest))])[0]
+            assert [[r.stdout for r in part] for part in parts] == [[r.stdout for r in whole[split:]]] * 2
+
+
+class TestDeterminism:
+    CODE = "import random\nprint(random.random(), hash('text'), {'a', 'b', 'c'})"
+
+    def test_equal_programs_print_equal_text(self, sandbox: Sandbox) -> None:
+        outputs = {sandbox.run(self.CODE).stdout for _ in range(3)}
+        assert len(outputs) == 1
+
+    def test_the_random_state_survives_forks(self, sandbox: Sandbox) -> None:
+        draw = "print(random.random())"
+        branches = ((draw,), (draw,), (draw,))
+        forked = sandbox.execute([ExecuteRequest(("import random", "random.seed(7)", draw), branches)])[0]
+        straight = branch(sandbox, "import random\nrandom.seed(7)", draw, draw)[2]
+        assert {steps[0].stdout for steps in forked} == {straight.stdout}
+
+    def test_numpy_and_sympy_are_seeded(self, sandbox: Sandbox) -> None:
+        code = "import numpy as np, sympy as sp\nprint(np.random.rand(), sp.core.random.random())"
+        first, second = sandbox.run(code), sandbox.run(code)
+        assert first.ok, first.error
+        assert first.stdout == second.stdout
+
+
+class TestOutput:
+    def test_exact(self, sandbox: Sandbox) -> None:
+        code = "print(10**400)\nprint(0.1 + 0.2, 1e300 * 1e10, float('nan'))\nprint('a\\rb\\r\\n\\u2028\\0', end='')"
+        assert sandbox.run(code).stdout == f"{10**400}\n0.30000000000000004 inf nan\na\rb\r\n\u2028\0"
+
+    @pytest.mark.parametrize("text", ["x", "\0", "\U0001f9ee", "\u6c49"])
+    def test_cap_counts_bytes(self, sandbox: Sandbox, text: str) -> None:
+        fits = OUTPUT_BYTES // len(text.encode())
+        full = sandbox.run(f"print({text!r} * {fits}, end='')")
+        assert (full.status, full.stdout) == ("ok", text * fits)
+        over = sandbox.run(f"print({text!r} * {fits} + 'xxxx', end='')")
+        assert over.status == "output_limit"
+        assert over.stdout.startswith(text * fits)
+        assert len(over.stdout.encode()) <= OUTPUT_BYTES
+
+    def test_of_a_failed_step_is_kept(self, sandbox: Sandbox) -> None:
+        assert sandbox.run("print('before')\n1 / 0").stdout == "before\n"
+
+    def test_bytes_that_are_no_text(self, sandbox: Sandbox) -> None:
+        result = sandbox.run("import sys\nsys.stdout.buffer.write(b'\\xff' * 4000)")
+        assert result.ok
+        assert set(result.stdout) == {"\ufffd"}
+        assert len(result.stdout.encode()) <= OUTPUT_BYTES
+
+    def test_goes_where_the_program_directs_it(self, sandbox: Sandbox) -> None:
+        code = (
+            "import contextlib, io, sys, warnings\nbuffer = io.StringIO()\nwith contextlib.redirect_stdout(buffer):\n"
+            "    print('inside')\nprint(buffer.getvalue().upper(), end='')\nprint('unseen', file=sys.stderr)\n"
+            "sys.__stdout__.write('unseen')\nwarnings.warn('unseen')"
+        )
+        result = sandbox.run(code)
+        assert (result.status, result.stdout) == ("ok", "INSIDE\n")
+
+
+class TestSources:
+    def test_large(self, sandbox: Sandbox) -> None:
+        code = "\n".join(f"x{i} = {i}" for i in range(60_000)) + f"\n# {'z' * 300_000}\nprint(x59999)"
+        assert len(code) > 1_000_000
+        assert sandbox.run(code).stdout == "59999\n"
+
+    def test_unicode_and_coding_cookie(self, sandbox: Sandbox) -> None:
+        assert sandbox.run("# -*- coding: latin-1 -*-\nä = 'ß√'\nprint(ä)").stdout == "ß√\n"
+
+    def test_recursion_goes_as_deep_as_in_plain_python(self, sandbox: Sandbox) -> None:
+        code = (
+            "def depth(n):\n    try: return depth(n + 1)\n    except RecursionError: return n\nprint(depth(0))\n"
+            "def f(n): return n and f(n - 1)\nprint(f(900))"
+        )
+        plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert sandbox.run(code).stdout == plain
+
+    def test_scientific_only_where_imported(self) -> None:
+        def scientific(*steps: str) -> bool:
+            return Job(ExecuteRequest(steps[:-1], (steps[-1:],))).scientific
+
+        assert scientific("import sympy as sp")
+        assert scientific("x = 1", "from sympy.abc import x\nprint(x)")
+        assert scientific("from numpy import array", "print(1)")
+        assert scientific("def f():\n    import math, mpmath")
+        assert scientific("x = 1; import numpy")
+        assert not scientific("# sympy could solve it\nprint('from numpy')")
+        assert not scientific("import math\nsympathy = 1")
+        assert not scientific("# import sympy\nimport mathematics")
+
+
+class TestClaims:
+    """What a program may say of itself."""
+
+    def claim(self, **fields: object) -> bytes:
+        return json.dumps({"status": "ok", "stdout": "", "error": "", **fields}).encode()
+
+    def test_proper(self) -> None:
+        assert read_claim(self.claim(stdout="42\n"), 100) == (OK, "42\n", "")
+        assert read_claim(self.claim(status="exit", error="é" * 1000), 100)[0] == "exit"
+
+    @pytest.mark.parametrize(
+        "payload",
+        [
+            b"",
+            b"ok",
+            b"\xff",
+            b"null",
+            b'["status", "stdout", "error"]',
+            b'{"status": "ok", "stdout": ""}',
+            b'{"status": "ok", "stdout": "", "error": "", "verdict": "correct"}',
+            b'{"status": "ok", "stdout": NaN, "error": ""}',
+            b'{"status": "ok", "stdout": "\\ud800", "error": ""}',
+            b'{"status": "ok", "stdout": "", "error": ""} {}',
+            b'{"status": {"ok": 1}, "stdout": "", "error": ""}',
+            b'{"status": ["ok"], "stdout": "", "error": ""}',
+            b'{"status": "ok", "stdout": 1, "error": ""}',
+            b'{"status": "ok", "stdout": "", "error": null}',
+            b'{"status": "OK", "stdout": "", "error": ""}',
+            *(
+                b'{"status": "%s", "stdout": "", "error": ""}' % s
+                for s in (b"timeout", b"killed", b"protocol", b"lost")
+            ),
+            b'{"status": "ok", "stdout": "%s", "error": ""}' % (b"x" * 101),
+            b'{"status": "ok", "stdout": "%s", "error": ""}' % ("\u6c49" * 34).encode(),
+            b'{"status": "error", "stdout": "", "error": "%s"}' % (b"x" * 2001),
+            b"[" * 100_000,
+            b'{"a":' * 100_000,
+        ],
+    )
+    def test_refused(self, payload: bytes) -> None:
+        assert read_claim(payload, 100) == ("protocol", "", "")
+
+    @given(
+        payload=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass"))
+    )
+    def test_never_raises(self, payload: bytes) -> None:
+        assert read_claim(payload, 100)[0] == "protocol"
+
+
+class TestManyPrograms:
+    def test_in_order_over_workers(self) -> None:
+        with Sandbox(workers=2, timeout=20) as sandbox:
+            codes = [f"print({i})" if i % 7 else f"import time\ntime.sleep(0.02)\nprint({i})" for i in range(150)]
+            codes[20] = "import sympy\nprint(sympy.Integer(20))"
+            assert [result.stdout for result in sandbox.run_many(codes)] == [f"{i}\n" for i in range(150)]
+            assert sandbox.counts == {OK: 150}
+
+    def test_streams_while_the_input_waits(self, sandbox: Sandbox) -> None:
+        more = threading.Event()
+
+        def codes() -> Iterator[str]:
+            yield "print(1)"
+            yield "print(2)"
+            assert more.wait(30)
+            yield "print(3)"
+
+        results = sandbox.run_many(codes())
+        assert [next(results).stdout, next(results).stdout] == ["1\n", "2\n"]
+        assert sandbox.run("print('between')").stdout == "between\n"
+        more.set()
+        assert [result.stdout for result in results] == ["3\n"]
+
+    def test_takes_a_bounded_number_ahead(self, sandbox: Sandbox) -> None:
+        taken = 0
+
+        def codes() -> Iterator[str]:
+            nonlocal taken
+            while True:
+                taken += 1
+                yield "print(1)"
+
+        results = sandbox.run_many(codes())
+        assert [next(results).ok for _ in range(5)] == [True] * 5
+        results.close()
+        assert taken < 100
+        assert wait_until(lambda: not any(thread.name == "programs" for thread in threading.enumerate()))
+        assert sandbox.run("print(1)").ok
+
+    def test_the_inputs_error_comes_through(self, sandbox: Sandbox) -> None:
+        def codes() -> Iterator[str]:
+            yield "print(1)"
+            raise LookupError("line 2")
+
+        results = sandbox.run_many(codes())
+        assert next(results).stdout == "1\n"
+        with pytest.raises(LookupError, match="line 2"):
+            next(results)
+
+    def test_counts(self) -> None:
+        with Sandbox(workers=1) as sandbox:
+            sandbox.execute([ExecuteRequest(("x = 1", "y = 2"), (("x", "1 / 0", "x"), ("quit()",)))])
+            assert sandbox.counts == {OK: 1, ExecutionStatus.ERROR: 1, ExecutionStatus.EXIT: 1}
+
+    def test_many_requests_at_once(self, sandbox: Sandbox) -> None:
+        requests = [ExecuteRequest((f"x = {i}",), tuple((f"print(x + {j})",) for j in range(3))) for i in range(60)]
+        started = time.process_time()
+        results = sandbox.execute(requests)
+        assert [[steps[0].stdout for steps in node] for node in results] == [
+            [f"{i + j}\n" for j in range(3)] for i in range(60)
+        ]
+        assert time.process_time() - started < 1, "the host does next to nothing"
+
+
+class TestLeftovers:
+    def test_is_a_step_executor(self) -> None:
+        executor: StepExecutor = Sandbox(workers=1)
+        executor.close()
+        executor.close()
+
+    @pytest.mark.parametrize("bad", [{"workers": 0}, {"timeout": 0}, {"memory_mb": 0}, {"output_bytes": -1}])
+    def test_limits_out_of_range(self, bad: dict[str, int]) -> None:
+        with pytest.raises(UsageError):
+            Sandbox(**bad)  # type: ignore[arg-type]
+
+    def test_close_leaves_no_process_and_no_descriptor(self) -> None:
+        descriptors, before = open_descriptors(), processes(os.getpid())
+        with Sandbox(workers=2, timeout=20) as sandbox:
+            sandbox.execute([ExecuteRequest((), (("print(1)",),)) for _ in range(8)])
+            sandbox.run("import sympy")
+            list(sandbox.run_many(["print(1)"]))
+            assert len(processes(os.getpid()) - before) >= 3
+        assert processes(os.getpid()) == before
+        assert open_descriptors() == descriptors
+        with pytest.raises(RuntimeError, match="closed"):
+            sandbox.run("print(1)")
+
+    def test_no_process_stays_after_a_program(self, sandbox: Sandbox) -> None:
+        sandbox.run("")
+        before = processes(os.getpid())
+        sandbox.run("import os\nwhile os.fork(): pass")
+        sandbox.run("import os\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        while True: pass")
+        sandbox.run("import threading\nthreading.Thread(target=lambda: [0 for _ in iter(int, 1)], daemon=True).start()")
+        assert processes(os.getpid()) == before
+
+    @pytest.mark.parametrize("code", ["while True: pass", "import time; time.sleep(99)"])
+    def test_host_killed(self, code: str) -> None:
+        script = (
+            "import sys\nfrom rstar_cli.sandbox import Sandbox\nfrom rstar_cli.protocols import ExecuteRequest\n"
+            "box = Sandbox(workers=2, timeout=60)\nbox.run('')\nprint('ready', flush=True)\n"
+            f"box.execute([ExecuteRequest(('x = 1',), (({code!r},),) * 2)] * 4)"
+        )
+        host = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        assert host.stdout is not None
+        try:
+            assert host.stdout.readline() == "ready\n"
+            # per worker: guard, zygote, the prefix's process and the branch's
+            assert wait_until(lambda: len(processes(host.pid)) >= 8, 20)
+            children = processes(host.pid)
+        finally:
+            host.kill()
+            host.wait()
+            host.stdout.close()
+        assert wait_until(lambda: not children & all_processes(), 10)
+
+    def test_host_gone_while_a_fork_of_it_lives(self) -> None:
+        script = (
+            "import os, time\nfrom rstar_cli.sandbox import Sandbox\nbox = Sandbox(workers=1)\nbox.run('')\n"
+            "fork = os.fork()\nif fork == 0: time.sleep(60)\nprint(fork, flush=True)\ntime.sleep(60)"
+        )
+        host = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        assert host.stdout is not None
+        fork = int(host.stdout.readline())
+        children = {process for process in processes(host.pid) if process[0] != fork}
+        try:
+            assert len(children) == 2
+            host.kill()
+            host.wait()
+            assert wait_until(lambda: not children & all_processes(), 10)
+        finally:
+            os.kill(fork, signal.SIGKILL)
+            host.stdout.close()
+
+
+def step_programs() -> list[dict[str, object]]:
+    return [json.loads(line) for line in shared("data", "step_programs.jsonl").read_text().splitlines()]
+
+
+def check_like_plain_python(sandbox: Sandbox, program: dict[str, object]) -> None:
+    steps = program["steps"]
+    assert isinstance(steps, list)
+    done = branch(sandbox, *steps)
+    plain = subprocess.run(
+        [sys.executable, "-c", "\n".join(steps)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+    )
+    assert all(result.ok for result in done), (program["id"], done)
+    assert "".join(result.stdout for result in done) == plain.stdout, program["id"]
+
+
+def test_step_programs_print_what_plain_python_prints() -> None:
+    with Sandbox(workers=1, timeout=30) as sandbox:
+        for program in step_programs()[1::40]:
+            check_like_plain_python(sandbox, program)
+
+
+@pytest.mark.slow
+def test_all_step_programs_print_what_plain_python_prints() -> None:
+    with Sandbox(workers=1, timeout=30) as sandbox:
+        for program in step_programs():
+            check_like_plain_python(sandbox, program)
