@@ -49,7 +49,7 @@ class StepTokenizer:
         from transformers import AutoTokenizer
 
         try:
-            return cls(AutoTokenizer.from_pretrained(str(model)))
+            return cls(AutoTokenizer.from_pretrained(str(model), trust_remote_code=False))
         except (OSError, ValueError) as error:
             raise SetupError(
                 f"no tokenizer for {model}: {error}",

@@ -26,15 +26,22 @@ def make_optimizer(
         learning_rate: peak learning rate.
         weight_decay: decoupled weight decay.
     """
-    from torch.optim import AdamW
-
     trainable = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in trainable if p.ndim >= 2]
-    vectors = [p for p in trainable if p.ndim < 2]
-    if kind == "muon":
-        return _muon(model, matrices, vectors, learning_rate, weight_decay)
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=(0.9, 0.95), fused=True)
+    inner = _inner_matrices(model, trainable) if kind == "muon" else []
+    taken = set(inner)
+    outer = [p for p in trainable if p not in taken]
+    parts: list[Optimizer] = []
+    if inner:
+        from torch.optim import Muon
+
+        parts.append(Muon(inner, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+    if outer:
+        from torch.optim import AdamW
+
+        matrices, vectors = [p for p in outer if p.ndim >= 2], [p for p in outer if p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        parts.append(AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=(0.9, 0.95), fused=True))
+    return parts[0] if len(parts) == 1 else _joined(parts)
 
 
 def linear_schedule(optimizer: Optimizer, updates: int, warmup: float) -> LambdaLR:
@@ -58,29 +65,15 @@ def linear_schedule(optimizer: Optimizer, updates: int, warmup: float) -> Lambda
     return LambdaLR(optimizer, factor)
 
 
-def _muon(
-    model: nn.Module, matrices: list[nn.Parameter], vectors: list[nn.Parameter], learning_rate: float, decay: float
-) -> Optimizer:
-    import torch
+def _inner_matrices(model: nn.Module, trainable: list[nn.Parameter]) -> list[nn.Parameter]:
+    """The matrices that are neither embeddings nor the output head (which may be one and the same)."""
+    from torch.nn import Embedding
 
-    outside = {p for module in model.modules() if isinstance(module, torch.nn.Embedding) for p in module.parameters()}
+    outside = {p for module in model.modules() if isinstance(module, Embedding) for p in module.parameters()}
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if head is not None:
         outside |= set(head.parameters())
-    inner = [p for p in matrices if p.ndim == 2 and p not in outside]
-    taken = set(inner)
-    outer = [p for p in matrices if p not in taken]
-    parts: list[Optimizer] = []
-    if inner:
-        parts.append(
-            torch.optim.Muon(inner, lr=learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw", momentum=0.95)
-        )
-    groups = [{"params": outer, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-    if outer or vectors:
-        parts.append(
-            torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=(0.9, 0.95), fused=True)
-        )
-    return _joined(parts)
+    return [p for p in trainable if p.ndim == 2 and p not in outside]
 
 
 def _joined(parts: list[Optimizer]) -> Optimizer:

@@ -82,17 +82,63 @@ class TrainReport:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """Rows as token ids and labels, with those too long left out."""
+    """Rows as token ids and labels, those too long left out; per row, its tokens and how many of them take loss."""
 
     ids: list[list[int]]
     labels: list[list[int]]
+    lengths: list[int]
+    loss_tokens: list[int]
     dropped: int
 
-    def lengths(self) -> list[int]:
-        return [len(row) for row in self.ids]
 
-    def loss_tokens(self) -> list[int]:
-        return [sum(label != IGNORED for label in row[1:]) for row in self.labels]
+class _Log:
+    """Keeps the losses and tells the caller."""
+
+    def __init__(self, data: _Encoded, plan: list[Update], on_progress: Callable[[TrainProgress], None] | None) -> None:
+        self.plan = plan
+        self._data = data
+        self._on_progress = on_progress
+        self._losses: list[float] = []
+        self._tokens = 0
+        self._loss_tokens = 0
+        self.start()
+
+    def start(self) -> None:
+        """The clock starts here."""
+        self._start = self._last = time.perf_counter()
+
+    def __call__(self, loss: float) -> None:
+        """Note an update's loss.
+
+        Raises:
+            DataError: it is not a number.
+        """
+        update = len(self._losses) + 1
+        if not math.isfinite(loss):
+            raise DataError(f"the loss is {loss} at update {update}", remedy="Lower --learning-rate.")
+        rows = [row for batch in self.plan[update - 1] for row in batch]
+        self._losses.append(loss)
+        self._tokens += sum(self._data.lengths[row] for row in rows)
+        self._loss_tokens += sum(self._data.loss_tokens[row] for row in rows)
+        self._last = time.perf_counter()
+        if self._on_progress is not None:
+            rate = self._tokens / (self._last - self._start)
+            self._on_progress(TrainProgress(update, len(self.plan), loss, rate))
+
+    def report(self, output: Path) -> TrainReport:
+        """What was done so far."""
+        last = self._losses[-math.ceil(len(self._losses) / 10) :]
+        return TrainReport(
+            rows=len(self._data.ids),
+            dropped_too_long=self._data.dropped,
+            tokens=self._tokens,
+            loss_tokens=self._loss_tokens,
+            updates=len(self._losses),
+            seconds=self._last - self._start,
+            first_loss=self._losses[0],
+            final_loss=sum(last) / len(last),
+            output=output,
+        )
 
 
 def train_policy(
@@ -123,30 +169,17 @@ def train_policy(
     with _quiet(), workspace(output) as work:
         tokenizer = StepTokenizer.load(model)
         data = _encode(rows, tokenizer, config.max_length)
-        lengths = data.lengths()
         plan = plan_updates(
-            lengths,
+            data.lengths,
             epochs=config.epochs,
             batch_size=config.batch_size,
             batch_tokens=config.batch_tokens,
             seed=config.seed,
         )
-        losses, seconds, net = _fit(data, plan, tokenizer, model, machine, config, work, on_progress)
-        shown = [row for update in plan for batch in update for row in batch]
-        loss_tokens = data.loss_tokens()
-        last = losses[-math.ceil(len(losses) / 10) :]
-        report = TrainReport(
-            rows=len(data.ids),
-            dropped_too_long=data.dropped,
-            tokens=sum(lengths[row] for row in shown),
-            loss_tokens=sum(loss_tokens[row] for row in shown),
-            updates=len(losses),
-            seconds=seconds,
-            first_loss=losses[0],
-            final_loss=sum(last) / len(last),
-            output=output,
-        )
-        save_checkpoint(net, tokenizer.hf, _model_card(model, config, report), work=work, output=output)
+        log = _Log(data, plan, on_progress)
+        trained = _fit(data, log, tokenizer, model, machine, config, work)
+        report = log.report(output)
+        save_checkpoint(trained, tokenizer.hf, _model_card(model, config, report), work=work, output=output)
     return report
 
 
@@ -161,76 +194,66 @@ def _encode(rows: Sequence[SftRow], tokenizer: StepTokenizer, max_length: int) -
             f"all {len(rows)} rows are longer than {max_length} tokens; the shortest has {shortest}",
             remedy=f"Give --max-length {shortest} or more.",
         )
-    data = _Encoded([ids for ids, _ in kept], [labels for _, labels in kept], len(encoded) - len(kept))
-    if not any(data.loss_tokens()):
+    data = _Encoded(
+        ids=[ids for ids, _ in kept],
+        labels=[labels for _, labels in kept],
+        lengths=[len(ids) for ids, _ in kept],
+        loss_tokens=[sum(label != IGNORED for label in labels[1:]) for _, labels in kept],
+        dropped=len(encoded) - len(kept),
+    )
+    if not any(data.loss_tokens):
         raise DataError("no row has a token to learn", field="steps", remedy="Give rows with steps of the policy.")
     return data
 
 
 def _fit(
     data: _Encoded,
-    plan: list[Update],
+    log: _Log,
     tokenizer: StepTokenizer,
     model: str | Path,
     machine: Machine,
     config: TrainPolicyConfig,
     work: Path,
-    on_progress: Callable[[TrainProgress], None] | None,
-) -> tuple[list[float], float, PreTrainedModel]:
-    """Losses of the updates, seconds, and the trained model in the number format of its origin."""
+) -> PreTrainedModel:
+    """The trained model, in the number format that its origin is stored in."""
     import torch
     from datasets import Dataset
 
     stored = stored_dtype(model)
-    frozen = config.lora_rank > 0 and config.dtype != "float32"
     torch.manual_seed(config.seed)
+    # weights that move must be float32: at the paper's learning rate bfloat16 would round most updates away
+    frozen = config.lora_rank > 0 and machine.bfloat16
     net = load_model(model, dtype=None if frozen else torch.float32, attention=machine.attention)
     _check_ids(data, net)
-    net.to(machine.device)
-    if config.lora_rank:
-        net = _with_adapters(net, config.lora_rank)
-    large = sum(p.numel() for p in net.parameters()) >= LARGE
-    optimizer = make_optimizer(
-        net, config.optimizer, learning_rate=config.learning_rate, weight_decay=config.weight_decay
-    )
-    losses: list[float] = []
-    done = 0
-    lengths = data.lengths()
-
-    def on_update(loss: float) -> None:
-        nonlocal done
-        if not math.isfinite(loss):
-            raise DataError(f"the loss is {loss} at update {len(losses) + 1}", remedy="Lower --learning-rate.")
-        done += sum(lengths[row] for batch in plan[len(losses)] for row in batch)
-        losses.append(loss)
-        if on_progress is not None:
-            rate = done / (time.perf_counter() - start)
-            on_progress(TrainProgress(len(losses), len(plan), loss, rate))
-
-    trainer = make_trainer(
-        net,
-        tokenizer.hf,
-        Dataset.from_dict({"input_ids": data.ids, "labels": data.labels}),
-        plan,
-        machine=machine,
-        checkpointing=large and machine.device == "cuda",
-        optimizers=(optimizer, linear_schedule(optimizer, len(plan), config.warmup)),
-        seed=config.seed,
-        scratch=work / "trainer",
-        on_update=on_update,
-    )
-    start = time.perf_counter()
     try:
+        net.to(machine.device)
+        if config.lora_rank:
+            net = _with_adapters(net, config.lora_rank)
+        optimizer = make_optimizer(
+            net, config.optimizer, learning_rate=config.learning_rate, weight_decay=config.weight_decay
+        )
+        trainer = make_trainer(
+            net,
+            tokenizer.hf,
+            Dataset.from_dict({"input_ids": data.ids, "labels": data.labels}),
+            log.plan,
+            machine=machine,
+            checkpointing=machine.device == "cuda" and sum(p.numel() for p in net.parameters()) >= LARGE,
+            optimizers=(optimizer, linear_schedule(optimizer, len(log.plan), config.warmup)),
+            seed=config.seed,
+            scratch=work / "trainer",
+            on_update=log,
+        )
+        log.start()
         trainer.train()
     except torch.OutOfMemoryError as error:
         raise SetupError(
             f"out of memory on {machine.device}",
             remedy="Lower --batch-tokens, or give --lora-rank 16: it needs an eighth of the memory.",
         ) from error
-    seconds = time.perf_counter() - start
-    trained = trainer.model.merge_and_unload() if config.lora_rank else trainer.model
+    trained: PreTrainedModel = trainer.model.merge_and_unload() if config.lora_rank else trainer.model
     trained.config.rstar_steps = True  # it knows the step format now: no worked examples before a problem
-    return losses, seconds, trained.to(stored)
+    return trained.to(stored)
 
 
 def _check_ids(data: _Encoded, net: PreTrainedModel) -> None:

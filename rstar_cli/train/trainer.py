@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+    from trl import SFTConfig
 
     Tensors = dict[str, torch.Tensor]
 
@@ -52,40 +53,25 @@ def make_trainer(
         scratch: directory for the trainer's own use.
         on_update: is told each update's loss, nats a token, before the weights move.
     """
-    from torch.nn.functional import cross_entropy
     from transformers import PrinterCallback
-    from trl import SFTConfig, SFTTrainer
 
-    class PlanTrainer(SFTTrainer):  # type: ignore[misc]
-        def get_train_dataloader(self) -> _Updates:
-            return _Updates(rows, plan)
+    trainer = _trainer_class()(
+        model=model,
+        args=_settings(model, machine, checkpointing, seed, scratch),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        data_collator=list,  # batches come ready from the plan; TRL's own collator would want a padding token
+        optimizers=optimizers,
+    )
+    trainer.updates = _Updates(rows, plan)
+    trainer.on_update = on_update
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout
+    return trainer
 
-        def training_step(self, model: Any, inputs: list[Tensors], num_items_in_batch: Any = None) -> torch.Tensor:  # noqa: ARG002
-            """Sum the gradients of an update's micro-batches, each weighed by its share of the update's tokens."""
-            tokens = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in inputs)
-            total: Any = 0
-            for batch in inputs:
-                total += super().training_step(model, batch, tokens)
-            on_update(float(total))
-            return total  # type: ignore[no-any-return]
 
-        def compute_loss(
-            self, model: Any, inputs: Tensors, return_outputs: bool = False, num_items_in_batch: Any = None
-        ) -> Any:
-            """TRL's own loss, or the same from the logits of the learnt positions alone where these are small."""
-            targets = inputs["labels"][:, 1:]
-            learnt = targets != IGNORED
-            if return_outputs or int(learnt.sum()) * self.model.config.vocab_size > LOGITS:
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            head = self.model.get_output_embeddings()
-            with _only(head, learnt):
-                logits = model(
-                    input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-                ).logits
-            return cross_entropy(logits.float(), targets[learnt], reduction="sum") / max(1, num_items_in_batch)
-
-        def _send_telemetry(self) -> None:
-            """TRL would report the model's architecture and the machine to its makers."""
+def _settings(model: PreTrainedModel, machine: Machine, checkpointing: bool, seed: int, scratch: Path) -> SFTConfig:
+    """Everything that TRL would do by itself is off: truncation, end tokens, packing, saving, reports, bars."""
+    from trl import SFTConfig
 
     settings = SFTConfig(
         output_dir=str(scratch),
@@ -106,21 +92,61 @@ def make_trainer(
         seed=seed,
     )
     settings._n_gpu = min(1, settings.n_gpu)  # one GPU of several: TRL refuses torch's DataParallel
-    trainer = PlanTrainer(
-        model=model,
-        args=settings,
-        train_dataset=rows,
-        processing_class=tokenizer,
-        data_collator=list,  # batches come ready from the plan; TRL's own collator would want a padding token
-        optimizers=optimizers,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    return settings
+
+
+def _trainer_class() -> Any:
+    from torch.nn.functional import cross_entropy
+    from trl import SFTTrainer
+
+    class PlanTrainer(SFTTrainer):  # type: ignore[misc]
+        updates: _Updates
+        on_update: Callable[[float], None]
+
+        def get_train_dataloader(self) -> _Updates:
+            return self.updates
+
+        def training_step(self, model: Any, inputs: list[Tensors], num_items_in_batch: Any = None) -> Any:  # noqa: ARG002
+            """Sum the gradients of an update's micro-batches, each weighed by its share of the update's tokens."""
+            tokens = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in inputs)
+            total: Any = 0
+            for batch in inputs:
+                total += super().training_step(model, batch, tokens)
+            self.on_update(float(total))
+            return total
+
+        def compute_loss(
+            self, model: Any, inputs: Tensors, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            """TRL's own loss, or where the logits are small the same, from those of the learnt positions alone.
+
+            On a CPU, TRL scores every position twice; this is 1.4 times as fast for the embedded model's update.
+            """
+            targets = inputs["labels"][:, 1:]
+            learnt = targets != IGNORED
+            head = self.model.get_output_embeddings()
+            small = int(learnt.sum()) * head.weight.shape[0] <= LOGITS
+            if return_outputs or not small or getattr(self, "aux_loss_enabled", False):
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            with _only(head, learnt):
+                output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+            loss = cross_entropy(output.logits.float(), targets[learnt], reduction="sum")
+            return loss / max(1, num_items_in_batch)
+
+        def _send_telemetry(self) -> None:
+            """TRL would report the model's architecture and the machine to its makers."""
+
+    return PlanTrainer
 
 
 @contextmanager
 def _only(head: nn.Module, positions: torch.Tensor) -> Iterator[None]:
-    """Let the output head see these positions alone: most others are prompt and padding."""
+    """Let the output head see these positions alone: most others are prompt and padding.
+
+    Args:
+        head: the output head; logits come out in shape (positions, vocabulary).
+        positions: shape (rows, length - 1), true where the next token is learnt.
+    """
     hook = head.register_forward_pre_hook(lambda _, args: (args[0][:, :-1][positions],))
     try:
         yield

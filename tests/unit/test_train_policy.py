@@ -1,0 +1,417 @@
+"""Policy fine-tuning on tiny random models: what is learnt, what is written, what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rstar_cli.config import TrainPolicyConfig
+from rstar_cli.errors import DataError, SetupError
+from rstar_cli.prompts import render_prompt
+from rstar_cli.records import SftRow, SftStep
+from rstar_cli.tokens import IGNORED, StepTokenizer
+from rstar_cli.train import trainer
+from rstar_cli.train.batches import cut, plan_updates
+from rstar_cli.train.optimizers import linear_schedule, make_optimizer
+from rstar_cli.train.policy import TrainProgress, TrainReport, train_policy
+from tests.models import save
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("base"))
+
+
+def row(i: int, *, tokenizer: str = "", token_ids: tuple[int, ...] | None = None, extra: str = "") -> SftRow:
+    total = 3 * i
+    steps = (
+        SftStep(text=f"\n# thrice{extra}\na = 3 * {i}<end_of_step>", token_ids=token_ids),
+        SftStep(text="\n# answer\nprint(a)<end_of_code>"),
+        SftStep(text=f"\n<output>{total}<end_of_output>\n", output=True),
+        SftStep(text=f"<answer>\\boxed{{{total}}}<end_of_answer>"),
+    )
+    return SftRow(
+        problem_id=f"p{i}",
+        prompt=render_prompt(f"What is three times {i}?"),
+        completion="".join(step.text for step in steps),
+        steps=steps,
+        tokenizer=tokenizer,
+    )
+
+
+ROWS = [row(i, extra=" the number" * (i % 3)) for i in range(1, 13)]
+FAST: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 4, "batch_tokens": 512, "device": "cpu"}
+
+
+def fit(base: Path, output: Path, rows: list[SftRow] = ROWS, on_progress: Any = None, **changes: Any) -> TrainReport:
+    config = TrainPolicyConfig(**{**FAST, **changes})
+    return train_policy(rows, model=base, output=output, config=config, on_progress=on_progress)
+
+
+def weights(checkpoint: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return {k: v for file in sorted(checkpoint.glob("*.safetensors")) for k, v in load_file(file).items()}
+
+
+def load(checkpoint: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=False).eval()
+
+
+def loss_by_hand(base: Path, rows: list[SftRow]) -> tuple[float, int]:
+    """Mean loss a token, one row at a time without padding, from the text's spans: no labels of ours."""
+    import torch
+
+    model, tokenizer = load(base), StepTokenizer.load(base)
+    total, count = 0.0, 0
+    for one in rows:
+        ids = list(tokenizer.encode_prompt(one.prompt))
+        learnt: list[int] = []
+        for step in one.steps:
+            new = tokenizer.encode(step.text)
+            if not step.output:
+                learnt += range(len(ids), len(ids) + len(new))
+            ids += new
+        with torch.no_grad():
+            logp = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        total -= sum(float(logp[at - 1, ids[at]]) for at in learnt)
+        count += len(learnt)
+    return total / count, count
+
+
+def test_the_first_loss_is_that_of_the_policys_own_tokens_alone(base: Path, tmp_path: Path) -> None:
+    report = fit(base, tmp_path / "out", batch_size=len(ROWS), batch_tokens=300, dtype="float32")
+    expected, count = loss_by_hand(base, ROWS)
+    assert report.first_loss == pytest.approx(expected, abs=1e-4)
+    assert report.loss_tokens == count
+    assert report.updates == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_trls_own_head_gives_the_same_training(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    ours = fit(base, tmp_path / "ours", dtype=dtype)
+    monkeypatch.setattr(trainer, "LOGITS", 0)
+    theirs = fit(base, tmp_path / "theirs", dtype=dtype)
+    slack = 1e-4 if dtype == "float32" else 2e-2
+    assert ours.first_loss == pytest.approx(theirs.first_loss, abs=slack)
+    assert ours.final_loss == pytest.approx(theirs.final_loss, abs=slack)
+
+
+def test_micro_batches_sum_to_the_whole_update(base: Path, tmp_path: Path) -> None:
+    whole = fit(base, tmp_path / "whole", batch_size=12, batch_tokens=100_000, epochs=3, dtype="float32")
+    parts = fit(base, tmp_path / "parts", batch_size=12, batch_tokens=1, epochs=3, dtype="float32")
+    assert parts.updates == whole.updates == 3
+    assert parts.final_loss == pytest.approx(whole.final_loss, abs=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_it_learns_a_solution_by_heart_and_adds_no_end_token(base: Path, tmp_path: Path, optimizer: str) -> None:
+    import torch
+
+    report = fit(base, tmp_path / "out", ROWS[:2], epochs=60, learning_rate=1e-2, optimizer=optimizer, warmup=0.1)
+    assert report.first_loss > 3
+    assert report.final_loss < 0.1
+    model, tokenizer = load(tmp_path / "out"), StepTokenizer.load(tmp_path / "out")
+    for one in ROWS[:2]:
+        ids, labels = tokenizer.training_ids(one)
+        with torch.no_grad():
+            greedy = model(torch.tensor([ids])).logits[0].argmax(-1).tolist()
+        learnt = [at for at, label in enumerate(labels) if label != IGNORED]
+        assert [greedy[at - 1] for at in learnt] == [labels[at] for at in learnt]
+        assert tokenizer.decode(ids).endswith("<end_of_answer>")
+
+
+def test_output_spans_are_not_learnt(base: Path, tmp_path: Path) -> None:
+    fit(base, tmp_path / "out", ROWS[:2], epochs=40, learning_rate=1e-2)
+    other = [
+        one.model_copy(update={"steps": tuple(s.model_copy(update={"output": not s.output}) for s in one.steps)})
+        for one in ROWS[:2]
+    ]
+    spans, _ = loss_by_hand(tmp_path / "out", other)
+    own, _ = loss_by_hand(tmp_path / "out", ROWS[:2])
+    assert own < 0.2 < 2 < spans
+
+
+def test_equal_seeds_give_equal_weights_and_files(base: Path, tmp_path: Path) -> None:
+    import torch
+
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.manual_seed(random.randrange(1 << 30))
+        fit(base, tmp_path / name, seed=seed)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(files)
+    assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
+    a, c = weights(tmp_path / "a"), weights(tmp_path / "c")
+    assert any(not torch.equal(a[key], c[key]) for key in a)
+
+
+def test_rows_beyond_the_limit_are_left_out_and_counted(base: Path, tmp_path: Path) -> None:
+    tokenizer = StepTokenizer.load(base)
+    lengths = [len(tokenizer.training_ids(one)[0]) for one in ROWS]
+    limit = sorted(lengths)[7]
+    report = fit(base, tmp_path / "out", max_length=limit, dtype="float32")
+    kept = [one for one, length in zip(ROWS, lengths, strict=True) if length <= limit]
+    assert (report.rows, report.dropped_too_long) == (len(kept), len(ROWS) - len(kept))
+    assert report.tokens == sum(length for length in lengths if length <= limit)
+    assert report.loss_tokens == loss_by_hand(base, kept)[1]
+
+
+def test_lora_saves_a_merged_plain_checkpoint(base: Path, tmp_path: Path) -> None:
+    import torch
+
+    report = fit(base, tmp_path / "out", epochs=30, lora_rank=4, learning_rate=1e-2, optimizer="muon")
+    assert report.final_loss < report.first_loss / 2
+    before, after = weights(base), weights(tmp_path / "out")
+    assert before.keys() == after.keys()
+    assert {key for key in before if not torch.equal(before[key], after[key])} == {
+        key for key in before if key.endswith("proj.weight")
+    }
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
+    assert loss_by_hand(tmp_path / "out", ROWS)[0] == pytest.approx(report.final_loss, rel=0.3)
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_the_shape_of_a_7b_model_takes_the_same_path(tmp_path: Path, lora_rank: int) -> None:
+    """Untied head, more embedding rows than tokens, stored in bfloat16: the result is stored so too."""
+    import torch
+
+    source = save(tmp_path / "7b", kind="qwen2.5-math-7b")
+    load(source).to(torch.bfloat16).save_pretrained(source)
+    report = fit(source, tmp_path / "out", epochs=10, lora_rank=lora_rank, learning_rate=1e-2)
+    assert report.final_loss < report.first_loss
+    before, after = weights(source), weights(tmp_path / "out")
+    assert {key: value.shape for key, value in before.items()} == {key: value.shape for key, value in after.items()}
+    assert {value.dtype for value in after.values()} == {torch.bfloat16}
+
+
+def test_sampled_ids_count_only_where_they_belong_to_the_tokenizer(base: Path, tmp_path: Path) -> None:
+    tokenizer = StepTokenizer.load(base)
+    text = row(5).steps[0].text
+    spelled = tuple(i for letter in text.removesuffix("<end_of_step>") for i in tokenizer.encode(letter))
+    spelled += tokenizer.encode("<end_of_step>")
+    assert tokenizer.decode(spelled) == text
+    assert len(spelled) > len(tokenizer.encode(text))
+    mine = fit(base, tmp_path / "mine", [row(5, token_ids=spelled, tokenizer=tokenizer.fingerprint)])
+    other = fit(base, tmp_path / "other", [row(5, token_ids=spelled, tokenizer="another")])
+    plain = fit(base, tmp_path / "plain", [row(5)])
+    assert mine.tokens - plain.tokens == len(spelled) - len(tokenizer.encode(text))
+    assert (other.tokens, other.first_loss) == (plain.tokens, plain.first_loss)
+
+
+def test_progress_is_told_and_nothing_is_printed(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    seen: list[TrainProgress] = []
+    report = fit(base, tmp_path / "out", epochs=2, on_progress=seen.append)
+    assert [(at.update, at.updates) for at in seen] == [(i + 1, 6) for i in range(6)]
+    assert seen[0].loss == report.first_loss
+    assert all(at.tokens_per_second > 0 for at in seen)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_trl_reports_nothing_to_its_makers(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trl.trainer import base_trainer
+
+    sent: list[str] = []
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(base_trainer, "send_telemetry", lambda *args, **kwargs: sent.append(kwargs["topic"]))
+    fit(base, tmp_path / "out")
+    assert not sent
+
+
+def test_no_scratch_is_left_and_an_older_checkpoint_is_replaced(base: Path, tmp_path: Path) -> None:
+    fit(base, tmp_path / "out")
+    (tmp_path / "out" / "stale").write_text("old")
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "left by a kill").write_text("half")
+    fit(base, tmp_path / "out", seed=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not (tmp_path / "out" / "stale").exists()
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["rstar_steps"] is True
+    assert config["use_cache"] is True
+
+
+def test_an_interrupt_leaves_no_half_checkpoint(base: Path, tmp_path: Path) -> None:
+    def stop(at: TrainProgress) -> None:
+        raise KeyboardInterrupt
+
+    fit(base, tmp_path / "out")
+    before = weights(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        fit(base, tmp_path / "out", seed=5, on_progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert all((before[key] == value).all() for key, value in weights(tmp_path / "out").items())
+
+
+def test_rows_that_cannot_be_learnt_are_refused_with_a_remedy(base: Path, tmp_path: Path) -> None:
+    silent = row(1).model_copy(update={"steps": (SftStep(text="\n<output>3<end_of_output>\n", output=True),)})
+    foreign = row(1, token_ids=(10**6,), tokenizer=StepTokenizer.load(base).fingerprint)
+    for rows, changes, words in (
+        ([], {}, "no row"),
+        (ROWS, {"max_length": 8}, "all 12 rows are longer than 8"),
+        ([silent], {}, "no row has a token to learn"),
+        ([foreign], {}, "token id 1000000"),
+    ):
+        with pytest.raises(DataError, match=words) as caught:
+            fit(base, tmp_path / "out", rows, **changes)
+        assert caught.value.remedy
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_not_a_number_stops_training(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the loss is (nan|inf) at update") as caught:
+        fit(base, tmp_path / "out", epochs=20, learning_rate=1e30, dtype="float32")
+    assert "--learning-rate" in caught.value.remedy
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_cannot_be_used_is_a_setup_error(base: Path, tmp_path: Path) -> None:
+    import shutil
+
+    with pytest.raises(SetupError, match="nowhere"):
+        fit(tmp_path / "nowhere", tmp_path / "out")
+
+    torn = Path(shutil.copytree(base, tmp_path / "torn"))
+    (torn / "model.safetensors").write_bytes((torn / "model.safetensors").read_bytes()[:100])
+    with pytest.raises(SetupError, match="torn"):
+        fit(torn, tmp_path / "out")
+
+    own_code = Path(shutil.copytree(base, tmp_path / "own_code"))
+    config = json.loads((own_code / "config.json").read_text())
+    config.update(model_type="mine", auto_map={"AutoConfig": "code.Mine", "AutoModelForCausalLM": "code.Mine"})
+    (own_code / "config.json").write_text(json.dumps(config))
+    (own_code / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Mine: ...\n")
+    with pytest.raises(SetupError, match="own_code"):
+        fit(own_code, tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pickled_checkpoint_is_not_read(base: Path, tmp_path: Path) -> None:
+    import shutil
+
+    import torch
+
+    pickled = Path(shutil.copytree(base, tmp_path / "pickled"))
+    torch.save(weights(base), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    with pytest.raises(SetupError, match="pickled"):
+        fit(pickled, tmp_path / "out")
+
+
+def test_muon_takes_the_inner_matrices_and_its_state_survives_saving(base: Path) -> None:
+    import torch
+
+    def grown(steps: int, optimizer: Any, model: Any) -> None:
+        for seed in range(steps):
+            for i, parameter in enumerate(model.parameters()):
+                generator = torch.Generator().manual_seed(1000 * seed + i)
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+
+    model, twin = load(base), load(base)
+    optimizer = make_optimizer(model, "muon", learning_rate=1e-2, weight_decay=0.0)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    by_muon = {names[p] for p, state in optimizer.state.items() if "momentum_buffer" in state}
+    assert not by_muon
+    grown(3, optimizer, model)
+    by_muon = {names[p] for p, state in optimizer.state.items() if "momentum_buffer" in state}
+    assert by_muon == {name for name in names.values() if name.endswith("proj.weight")}
+    assert {names[p] for p in optimizer.state} == set(names.values())
+
+    twin.load_state_dict(model.state_dict())
+    fresh = make_optimizer(twin, "muon", learning_rate=1.0, weight_decay=0.0)
+    fresh.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    grown(2, optimizer, model)
+    grown(2, fresh, twin)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.25])
+def test_the_learning_rate_rises_then_falls_and_is_never_wasted(base: Path, warmup: float) -> None:
+    optimizer = make_optimizer(load(base), "muon", learning_rate=2.0, weight_decay=0.0)
+    schedule = linear_schedule(optimizer, 12, warmup)
+    rates = []
+    for _ in range(12):
+        assert len({group["lr"] for group in optimizer.param_groups}) == 1
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    peak = rates.index(max(rates))
+    assert max(rates) == 2.0
+    assert peak == (2 if warmup else 0)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert min(rates) > 0
+
+
+lengths = st.lists(st.integers(1, 60), min_size=1, max_size=70)
+
+
+@settings(deadline=None)
+@given(lengths, st.integers(1, 20), st.integers(1, 300), st.floats(0.1, 3), st.integers(0, 9))
+def test_every_epoch_shows_every_row_once(
+    lengths: list[int], batch_size: int, batch_tokens: int, epochs: float, seed: int
+) -> None:
+    plan = plan_updates(lengths, epochs=epochs, batch_size=batch_size, batch_tokens=batch_tokens, seed=seed)
+    per_epoch = -(-len(lengths) // batch_size)
+    assert len(plan) == max(1, round(epochs * per_epoch))
+    for start in range(0, len(plan) - per_epoch + 1, per_epoch):
+        shown = [row for update in plan[start : start + per_epoch] for batch in update for row in batch]
+        assert sorted(shown) == list(range(len(lengths)))
+    for update in plan:
+        assert update
+        for batch in update:
+            assert batch
+            assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= batch_tokens
+    assert plan == plan_updates(lengths, epochs=epochs, batch_size=batch_size, batch_tokens=batch_tokens, seed=seed)
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=9), st.integers(1, 1500))
+def test_no_other_cut_is_cheaper(lengths: list[int], batch_tokens: int) -> None:
+    from rstar_cli.train.batches import OVERHEAD
+
+    def cost(batch: list[int]) -> float:
+        padded = len(batch) * max(batch)
+        return padded + OVERHEAD if len(batch) == 1 or padded <= batch_tokens else float("inf")
+
+    ordered = sorted(lengths)
+    cheapest = min(
+        sum(cost(ordered[a:b]) for a, b in zip([0, *marks], [*marks, len(ordered)], strict=True))
+        for mask in range(1 << (len(ordered) - 1))
+        for marks in [[i + 1 for i in range(len(ordered) - 1) if mask >> i & 1]]
+    )
+    got = cut(range(len(lengths)), lengths, batch_tokens)
+    assert sum(cost([lengths[row] for row in batch]) for batch in got) == cheapest
+
+
+def test_updates_of_an_epoch_hold_about_equal_tokens() -> None:
+    rng = random.Random(0)
+    lengths = [rng.randrange(20, 200) for _ in range(640)]
+    plan = plan_updates(lengths, epochs=1, batch_size=32, batch_tokens=4096, seed=0)
+    sizes = [sum(lengths[row] for batch in update for row in batch) for update in plan]
+    mean = sum(sizes) / len(sizes)
+    assert all(0.75 * mean < size < 1.25 * mean for size in sizes)
+    padded = sum(len(batch) * max(lengths[row] for row in batch) for update in plan for batch in update)
+    assert padded < 1.15 * sum(lengths)
