@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rstar_cli.cores import leave_one_core
 from rstar_cli.engines.cache import BatchStates, Entry, Ids, PrefixCache
 from rstar_cli.engines.decode import DecodeLoop, Endings, Prefix, Row, Shape, signed64
 from rstar_cli.errors import SetupError
@@ -89,8 +90,8 @@ class TransformersPolicy:
         if device == "cuda" and not torch.cuda.is_available():
             raise SetupError("no CUDA device is to be seen", remedy="Give --device cpu, or check the driver.")
         place = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
-        if place == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, _cores() - 1))  # threads that wait for a core that the sandbox has stall all
+        if place == "cpu":
+            leave_one_core()
         number = {"auto": torch.bfloat16 if place == "cuda" else torch.float32}.get(dtype) or getattr(torch, dtype)
         tokenizer = StepTokenizer.load(model)
         try:
@@ -347,10 +348,6 @@ def _closing_tokens(tokenizer: StepTokenizer, vocabulary: int) -> Tensor:
         if STEP_END[-1] in text and token < vocabulary:
             closing[token] = True
     return closing
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_memory() -> int:

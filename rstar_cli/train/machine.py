@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rstar_cli.cores import leave_one_core
 from rstar_cli.errors import SetupError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def find_machine(device: Device, dtype: Dtype) -> Machine:
         raise SetupError("no CUDA device is there", remedy="Leave out --device, or give --device cpu.")
     if device != "cpu" and torch.cuda.is_available():
         return Machine("cuda", dtype == "bfloat16" or (dtype == "auto" and torch.cuda.is_bf16_supported()), "sdpa")
+    leave_one_core()
     has = torch.cpu.get_capabilities()
     native = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
     if dtype == "bfloat16" or (dtype == "auto" and native):
