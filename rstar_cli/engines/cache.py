@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -91,12 +92,14 @@ class PrefixCache:
 
 
 class BatchStates:
-    """Keys and values of a batch in one buffer, a row a sequence, each from its first token on; written in place.
+    """Keys and values of a batch in one buffer, written in place: a row a sequence, each from its first token on.
 
     Args:
         shape: (layers, kv_heads, head_dim).
-        rows: sequences.
-        tokens: place for so many in each.
+        rows: sequences that it has place for.
+        tokens: tokens that each has place for.
+        dtype: number format.
+        device: where it lies.
     """
 
     def __init__(self, shape: tuple[int, int, int], rows: int, tokens: int, dtype: Any, device: Any) -> None:
@@ -110,57 +113,58 @@ class BatchStates:
         self._width = 0
 
     @property
-    def rows(self) -> int:
-        """Sequences that it has place for."""
-        return int(self.buffer.shape[2])
+    def room(self) -> tuple[int, int]:
+        """Sequences, and tokens of each, that it has place for."""
+        return int(self.buffer.shape[2]), int(self.buffer.shape[4])
 
-    @property
-    def tokens(self) -> int:
-        """Tokens that a sequence has place for."""
-        return int(self.buffer.shape[4])
+    def grown(self, rows: int, tokens: int, kept: int) -> BatchStates:
+        """A larger copy with the first `kept` rows."""
+        layers, _, _, heads, held, width = self.buffer.shape
+        larger = BatchStates((layers, heads, width), rows, tokens, self.buffer.dtype, self.buffer.device)
+        larger.buffer[:, :, :kept, :, :held] = self.buffer[:, :, :kept]
+        return larger
 
-    def load(self, row: int, entry: Entry | None) -> None:
-        """Copy a kept prefix into a row."""
-        for first, states in entry.chain() if entry is not None else ():
-            self.buffer[:, :, row, :, first : first + states.shape[3]] = states
+    def load(self, first: int, last: int, entry: Entry | None) -> None:
+        """Copy a kept prefix into rows `first` to `last - 1`."""
+        for begin, states in entry.chain() if entry is not None else ():
+            self.buffer[:, :, first:last, :, begin : begin + states.shape[3]] = states[:, :, None]
 
-    def resized(self, rows: int, tokens: int, kept: Tensor | None = None) -> BatchStates:
-        """A copy with other room; of the rows only `kept`, in that order, where given."""
-        layers, _, _, heads, _, width = self.buffer.shape
-        other = BatchStates((layers, heads, width), rows, tokens, self.buffer.dtype, self.buffer.device)
-        old = self.buffer if kept is None else self.buffer.index_select(2, kept)
-        n = min(tokens, self.tokens)
-        other.buffer[:, :, : old.shape[2], :, :n] = old[:, :, :, :, :n]
-        return other
+    def move(self, to: Tensor, of: Tensor, tokens: int) -> None:
+        """Copy the first `tokens` tokens of rows `of` over rows `to`."""
+        self.buffer[:, :, to, :, :tokens] = self.buffer[:, :, of, :, :tokens]
 
     def slice(self, row: int, start: int, end: int) -> Tensor:
-        """States of a row's tokens, as a copy."""
+        """States of a row's tokens, as a copy [layers, 2, kv_heads, tokens, head_dim]."""
         return self.buffer[:, :, row, :, start:end].clone()
 
     def at(self, positions: Tensor) -> tuple[Any, Tensor]:
-        """Make ready for a forward pass whose tokens stand at these positions.
+        """Make ready for a forward pass of the first rows whose tokens stand at these positions.
 
         Args:
             positions: [rows, q].
 
         Returns:
-            The buffer as a transformers `Cache`, and the attention mask [rows, 1, q, keys]: True where a token looks.
+            The buffer as a transformers `Cache`, and the attention mask [rows, 1, q, keys] that is added to the scores:
+            0 where a token looks, else the least finite number (eager and fused attention both take it).
         """
         import torch
         from transformers import Cache
 
         self._positions = positions
         self._width = int(positions.max()) + 1
-        slots = torch.arange(self._width, device=positions.device)
-        mask = slots <= positions[:, None, :, None]
-        return Cache(layers=[_layer_class()(self, i) for i in range(self.buffer.shape[0])]), mask
+        hidden = torch.arange(self._width, device=positions.device) > positions[:, None, :, None]
+        mask = torch.zeros(hidden.shape, dtype=self.buffer.dtype, device=positions.device)
+        mask.masked_fill_(hidden, torch.finfo(mask.dtype).min)
+        layer = _layer_class()
+        return Cache(layers=[layer(self, i) for i in range(self.buffer.shape[0])]), mask
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put new keys and values [rows, kv_heads, q, head_dim] in their place; returns all that may be looked at."""
-        kept = self.buffer[layer]
-        kept[0][self._rows, :, self._positions] = keys.transpose(1, 2)
-        kept[1][self._rows, :, self._positions] = values.transpose(1, 2)
-        return kept[0, :, :, : self._width], kept[1, :, :, : self._width]
+        rows = len(self._positions)
+        held_keys, held_values = self.buffer[layer, :, :rows]
+        held_keys[self._rows[:rows], :, self._positions] = keys.transpose(1, 2)
+        held_values[self._rows[:rows], :, self._positions] = values.transpose(1, 2)
+        return held_keys[:, :, : self._width], held_values[:, :, : self._width]
 
     @property
     def width(self) -> int:
@@ -168,44 +172,39 @@ class BatchStates:
         return self._width
 
 
+@cache
 def _layer_class() -> Any:
     """The cache layer class; made on first use, since its base needs transformers."""
-    global _LAYER
-    if _LAYER is None:
-        from transformers.cache_utils import CacheLayerMixin
+    from transformers.cache_utils import CacheLayerMixin
 
-        class BufferLayer(CacheLayerMixin):  # type: ignore[misc]
-            """One layer of `BatchStates`."""
+    class BufferLayer(CacheLayerMixin):  # type: ignore[misc]
+        """One layer of `BatchStates`."""
 
-            is_sliding = False
+        is_sliding = False
 
-            def __init__(self, states: BatchStates, index: int) -> None:
-                super().__init__()
-                self._states = states
-                self._index = index
-                self.is_initialized = True
+        def __init__(self, states: BatchStates, index: int) -> None:
+            super().__init__()
+            self._states = states
+            self._index = index
+            self.is_initialized = True
 
-            def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-                """Nothing to do: the buffer is there."""
+        def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+            """Nothing to do: the buffer is there."""
 
-            def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-                """Write the new keys and values in place; returns all so far."""
-                return self._states.write(self._index, key_states, value_states)
+        def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            """Write the new keys and values in place; returns all so far."""
+            return self._states.write(self._index, key_states, value_states)
 
-            def get_mask_sizes(self, _query_length: int) -> tuple[int, int]:
-                """(length, offset) of the keys."""
-                return self._states.width, 0
+        def get_mask_sizes(self, _query_length: int) -> tuple[int, int]:
+            """(length, offset) of the keys."""
+            return self._states.width, 0
 
-            def get_seq_length(self) -> int:
-                """Keys before this pass, of the longest row."""
-                return self._states.width - 1
+        def get_seq_length(self) -> int:
+            """Keys before this pass, of the longest row."""
+            return self._states.width - 1
 
-            def get_max_length(self) -> int:
-                """Tokens that fit."""
-                return self._states.tokens
+        def get_max_length(self) -> int:
+            """Tokens that fit."""
+            return self._states.room[1]
 
-        _LAYER = BufferLayer
-    return _LAYER
-
-
-_LAYER: Any = None
+    return BufferLayer

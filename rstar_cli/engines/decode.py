@@ -1,4 +1,4 @@
-"""The decode loop: rows of many requests in one batch; a new request takes the place of rows that ended.
+"""The decode loop: rows of many requests in one batch, which new rows may join at any step.
 
 Random numbers are counters, not a stream: the number for token t of sample i of a request is a hash of (seed, i, t), so
 a sample depends on nothing that runs beside it.
@@ -16,11 +16,11 @@ from rstar_cli.protocols import Finish
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHRINK_BELOW = 0.6
-"""Share of live rows at which the batch is made smaller (copying the states costs about half a step)."""
-
 ROOM = 64
-"""Tokens by which the rows' place grows."""
+"""Tokens by which the place of the rows grows."""
+
+PICK_CELLS = 1 << 25
+"""Most logits that are sampled from at once, so that a vocabulary of 150,000 does not fill the memory."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -84,6 +84,12 @@ class Shape:
     dtype: Any
     device: Any
 
+    @property
+    def token_bytes(self) -> int:
+        """Memory of a token's keys and values."""
+        layers, heads, width = self.states
+        return 2 * layers * heads * width * int(self.dtype.itemsize)
+
 
 @dataclass(frozen=True, slots=True)
 class Endings:
@@ -118,6 +124,9 @@ def uniforms(keys: Tensor, steps: Tensor) -> Tensor:
 def pick(logits: Tensor, temperatures: Tensor, keys: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
     """Sample a token for each row by inverting the cumulative distribution; temperature 0 takes the likeliest.
 
+    The sums are float64: last-digit differences of the logits, which do depend on the batch, then hardly ever tip a
+    choice.
+
     Args:
         logits: [rows, vocabulary].
         temperatures: [rows], float32.
@@ -127,18 +136,27 @@ def pick(logits: Tensor, temperatures: Tensor, keys: Tensor, steps: Tensor) -> t
     Returns:
         Tokens [rows] and their log-probabilities at temperature 1 [rows].
     """
+    import torch
+
+    rows, vocabulary = logits.shape
+    most = max(1, PICK_CELLS // vocabulary)
+    if rows > most:
+        bounds = [(begin, begin + most) for begin in range(0, rows, most)]
+        parts = [pick(logits[a:b], temperatures[a:b], keys[a:b], steps[a:b]) for a, b in bounds]
+        return torch.cat([tokens for tokens, _ in parts]), torch.cat([chosen for _, chosen in parts])
     logprobs = logits.float().log_softmax(-1)
     greedy = temperatures <= 0
     weights = (logprobs / temperatures.masked_fill(greedy, 1.0)[:, None]).softmax(-1)
-    cumulative = weights.double().cumsum(-1)
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
     target = uniforms(keys, steps)[:, None] * cumulative[:, -1:]
-    sampled = (cumulative <= target).sum(-1).clamp_(max=logits.shape[-1] - 1)
-    tokens = sampled.where(~greedy, logprobs.argmax(-1)) if bool(greedy.any()) else sampled
+    tokens = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp_(max=vocabulary - 1)
+    if bool(greedy.any()):
+        tokens = torch.where(greedy, logprobs.argmax(-1), tokens)
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
 
 
 class DecodeLoop:
-    """A batch of rows under way.
+    """A batch of rows under way. Rows lie side by side; one that ends gives its place to the last ones.
 
     Args:
         forward: the model.
@@ -155,114 +173,113 @@ class DecodeLoop:
         self._shape = shape
         self._endings = endings
         self._keep = keep
-        self._slots: list[Row | None] = []
-        self._states = BatchStates(shape.states, 0, ROOM, shape.dtype, shape.device)
-        empty = torch.zeros(0, dtype=torch.int64, device=shape.device)
-        self._tokens, self._lengths, self._keys = empty, empty, empty
-        self._temperatures = empty.float()
+        self._rows: list[Row] = []
+        self._states = BatchStates(shape.states, 0, 0, shape.dtype, shape.device)
+        none = torch.zeros(0, dtype=torch.int64, device=shape.device)
+        self._tokens, self._positions, self._steps, self._keys = none, none, none, none
+        self._temperatures = none.float()
 
     @property
     def live(self) -> int:
         """Rows under way."""
-        return sum(row is not None for row in self._slots)
+        return len(self._rows)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row that have keys and values."""
+        return max((row.start + len(row.ids) for row in self._rows), default=1) - 1
 
     def add(self, prefixes: Sequence[Prefix]) -> None:
         """Take in new rows; each begins by running its prefix's last token."""
         import torch
 
-        device = self._shape.device
-        rows = [row for prefix in prefixes for row in prefix.rows]
-        longest = max(prefix.length for prefix in prefixes)
-        places = self._place(rows, longest)
-        first: list[int] = []
-        begin = 0
+        place = len(self._rows)
+        self._reserve(place + sum(len(p.rows) for p in prefixes), max(p.length for p in prefixes))
         for prefix in prefixes:
-            self._states.load(places[begin], prefix.entry)
-            first += [places[begin]] * len(prefix.rows)
-            begin += len(prefix.rows)
-        copies = [(to, of) for to, of in zip(places, first, strict=True) if to != of]
-        if copies:
-            to, of = (torch.tensor(side, device=device) for side in zip(*copies, strict=True))
-            self._states.buffer[:, :, to, :, :longest] = self._states.buffer[:, :, of, :, :longest]
-        index = torch.tensor(places, device=device)
-        owners = [prefix for prefix in prefixes for _ in prefix.rows]
-        self._tokens[index] = torch.tensor([prefix.last for prefix in owners], device=device)
-        self._lengths[index] = torch.tensor([prefix.length - 1 for prefix in owners], device=device)
-        self._keys[index] = torch.tensor([row.key for row in rows], device=device)
-        self._temperatures[index] = torch.tensor([row.temperature for row in rows], device=device)
+            self._states.load(place, place + len(prefix.rows), prefix.entry)
+            self._rows += prefix.rows
+            place += len(prefix.rows)
+
+        def joined(old: Tensor, new: list[Any]) -> Tensor:
+            return torch.cat([old, torch.tensor(new, dtype=old.dtype, device=old.device)])
+
+        each = [(prefix, row) for prefix in prefixes for row in prefix.rows]
+        self._tokens = joined(self._tokens, [prefix.last for prefix, _ in each])
+        self._positions = joined(self._positions, [prefix.length - 1 for prefix, _ in each])
+        self._steps = joined(self._steps, [0] * len(each))
+        self._keys = joined(self._keys, [row.key for _, row in each])
+        self._temperatures = joined(self._temperatures, [row.temperature for _, row in each])
 
     def step(self) -> list[Row]:
         """Sample one token for every row; returns the rows that ended by it."""
-        import torch
+        self._reserve(len(self._rows), self.longest + 1)
+        logits = self._forward(self._tokens[:, None], self._positions[:, None], self._states)
+        self._tokens, logprobs = pick(logits, self._temperatures, self._keys, self._steps)
+        self._positions = self._positions + 1
+        self._steps = self._steps + 1
+        ended = self._advance(logprobs)
+        rows = [self._rows[place] for place in ended]
+        for place, row in zip(ended, rows, strict=True):
+            first = row.start - 1
+            self._keep(row, self._states.slice(place, first, first + len(row.ids)))
+        if ended:
+            self._remove(ended)
+        return rows
 
-        self._shrink()
-        if int(self._lengths.max()) >= self._states.tokens:
-            self._states = self._states.resized(len(self._slots), self._states.tokens + ROOM)
-        logits = self._forward(self._tokens[:, None], self._lengths[:, None], self._states)
-        live = [(i, row) for i, row in enumerate(self._slots) if row is not None]
-        steps = torch.tensor([len(row.ids) if row is not None else 0 for row in self._slots], device=self._shape.device)
-        tokens, logprobs = pick(logits, self._temperatures, self._keys, steps)
-        self._lengths += 1
-        self._tokens = tokens
-        index = torch.tensor([i for i, _ in live], device=self._shape.device)
-        return self._advance(live, tokens[index], logprobs[index])
+    def clear(self) -> None:
+        """Drop all rows."""
+        self._remove(list(range(len(self._rows))))
 
-    def _place(self, rows: Sequence[Row], tokens: int) -> list[int]:
-        """Put rows into free slots, making more where there are too few; returns the slots."""
-        import torch
+    def _reserve(self, rows: int, tokens: int) -> None:
+        """Have place for so many rows and tokens."""
+        have_rows, have_tokens = self._states.room
+        if rows > have_rows or tokens > have_tokens:
+            more = tokens + ROOM if tokens > have_tokens else have_tokens
+            self._states = self._states.grown(max(rows, have_rows), more, len(self._rows))
 
-        free = [i for i, row in enumerate(self._slots) if row is None]
-        more = max(0, len(rows) - len(free))
-        if more or tokens >= self._states.tokens:
-            self._states = self._states.resized(
-                len(self._slots) + more, max(self._states.tokens, tokens + ROOM if tokens >= self._states.tokens else 0)
-            )
-        if more:
-            free += range(len(self._slots), len(self._slots) + more)
-            self._slots += [None] * more
-            added = torch.zeros(more, dtype=torch.int64, device=self._shape.device)
-            self._tokens = torch.cat([self._tokens, added])
-            self._lengths = torch.cat([self._lengths, added])
-            self._keys = torch.cat([self._keys, added])
-            self._temperatures = torch.cat([self._temperatures, added.float()])
-        for place, row in zip(free, rows, strict=False):
-            self._slots[place] = row
-        return free[: len(rows)]
-
-    def _shrink(self) -> None:
-        """Cut the free slots out where they are many."""
-        import torch
-
-        live = [i for i, row in enumerate(self._slots) if row is not None]
-        if len(live) >= SHRINK_BELOW * len(self._slots):
-            return
-        index = torch.tensor(live, device=self._shape.device)
-        room = int(self._lengths[index].max()) + ROOM
-        self._states = self._states.resized(len(live), room, index)
-        self._slots = [self._slots[i] for i in live]
-        self._tokens, self._lengths = self._tokens[index], self._lengths[index]
-        self._keys, self._temperatures = self._keys[index], self._temperatures[index]
-
-    def _advance(self, live: Sequence[tuple[int, Row]], tokens: Tensor, logprobs: Tensor) -> list[Row]:
-        """Give each live row its token; rows that end by it leave their slot."""
-        ended: list[Row] = []
-        may_close = self._endings.may_close[tokens].tolist()
-        for (place, row), token, logprob, closing in zip(
-            live, tokens.tolist(), logprobs.tolist(), may_close, strict=True
+    def _advance(self, logprobs: Tensor) -> list[int]:
+        """Give each row its token; returns the places of those that ended by it, in order."""
+        ended: list[int] = []
+        eos, closes = self._endings.eos, self._endings.closes
+        may_close = self._endings.may_close[self._tokens].tolist()
+        for place, (row, token, logprob) in enumerate(
+            zip(self._rows, self._tokens.tolist(), logprobs.tolist(), strict=True)
         ):
-            if token in self._endings.eos:
+            if token in eos:
                 row.finish = "eos"
             else:
                 row.ids.append(token)
                 row.logprobs.append(logprob)
-                if closing and self._endings.closes(row):
+                if may_close[place] and closes(row):
                     row.finish = "stop"
                 elif len(row.ids) >= row.limit:
                     row.finish = "length"
             if row.finish is not None:
-                ended.append(row)
-                self._slots[place] = None
-                self._lengths[place] = 0
-                first = row.start - 1
-                self._keep(row, self._states.slice(place, first, first + len(row.ids)))
+                ended.append(place)
         return ended
+
+    def _remove(self, ended: Sequence[int]) -> None:
+        """Take rows out: the last live ones move to their places."""
+        import torch
+
+        left = len(self._rows) - len(ended)
+        if not left:  # an idle loop holds no memory
+            self._states = BatchStates(self._shape.states, 0, 0, self._shape.dtype, self._shape.device)
+        gone = set(ended)
+        to = [place for place in ended if place < left]
+        of = [place for place in range(left, len(self._rows)) if place not in gone]
+        targets, sources = (torch.tensor(places, device=self._shape.device) for places in (to, of))
+
+        def packed(values: Tensor) -> Tensor:
+            if to:
+                values[targets] = values[sources]
+            return values[:left]
+
+        if to:
+            self._states.move(targets, sources, self.longest)
+        self._tokens, self._positions, self._steps, self._keys, self._temperatures = map(
+            packed, (self._tokens, self._positions, self._steps, self._keys, self._temperatures)
+        )
+        for target, source in zip(to, of, strict=True):
+            self._rows[target] = self._rows[source]
+        del self._rows[left:]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rstar_cli.cores import leave_one_core
+from rstar_cli.engines import checkpoint
 from rstar_cli.engines.cache import BatchStates, Entry, Ids, PrefixCache
 from rstar_cli.engines.decode import DecodeLoop, Endings, Prefix, Row, Shape, signed64
 from rstar_cli.errors import SetupError
@@ -19,14 +19,11 @@ from rstar_cli.tokens import StepTokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-CACHE_SHARE = 0.25
-"""Share of the free memory that kept keys and values may take; a batch may take as much again."""
+MEMORY_SHARE = 0.25
+"""Share of the free memory that kept keys and values may take; those of the batch may take as much again."""
 
-MAX_ROWS = 1024
-"""Most samples decoded at once by default."""
-
-ROW_TOKENS = 1024
-"""Tokens of a row, for the estimate of how many rows fit."""
+ROW_TOKENS = 512
+"""Tokens that a sample is thought to take where it may take more, for the estimate of how many fit."""
 
 ADMIT_SHARE = 0.35
 """New rows wait until they are this share of the rows under way: taking them in costs passes of its own."""
@@ -38,32 +35,39 @@ PREFILL_TOKENS = 8192
 class TransformersPolicy:
     """A causal language model that proposes steps.
 
-    Keys and values are kept along the tree (`cache.py`), n samples share them, and sample i of a
-    request depends on (model, prefix, seed, i) alone.
+    Keys and values are kept along the tree (`cache.py`), n samples share them, and sample i of a request depends on
+    (model, prefix, seed, i) alone. A sequence ends at the model's context length at the latest.
 
     Args:
         model: a causal language model whose layers all attend to everything before them.
         tokenizer: its tokenizer.
         name: what to call it.
         max_rows: samples decoded at once.
-        cache_bytes: memory for kept keys and values.
+        memory: bytes for kept keys and values, and as many for those of the batch.
+
+    Raises:
+        SetupError: the architecture is not fit.
     """
 
-    def __init__(self, model: Any, tokenizer: StepTokenizer, *, name: str, max_rows: int, cache_bytes: int) -> None:
+    def __init__(self, model: Any, tokenizer: StepTokenizer, *, name: str, max_rows: int, memory: int) -> None:
+        import torch
+
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._name = name
         self._max_rows = max_rows
-        self._cache = PrefixCache(cache_bytes)
+        self._memory = memory
+        self._cache = PrefixCache(memory)
         self._usage = TokenUsage()
-        config = model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._shape = Shape((config.num_hidden_layers, heads, width), model.dtype, model.device)
-        may_close = _closing_tokens(tokenizer, config.vocab_size).to(model.device)
-        self._endings = Endings(self._closes, may_close, _eos_tokens(model, tokenizer))
+        self._shape = Shape(checkpoint.state_shape(model), model.dtype, model.device)
+        self._context = checkpoint.context_length(model)
+        vocabulary = model.get_input_embeddings().num_embeddings
+        may_close = torch.zeros(vocabulary, dtype=torch.bool, device=model.device)
+        self._endings = Endings(self._closes, may_close, checkpoint.eos_tokens(model, tokenizer))
+        self._tag_ends: set[str] = set()
+        self._watch_for((STEP_END,))
         self._loop = DecodeLoop(self._forward, self._shape, self._endings, self._keep)
-        self._waiting: deque[tuple[int, SampleRequest]] = deque()
+        self._waiting: deque[_Asked] = deque()
         self._open: dict[int, _Asked] = {}
 
     @classmethod
@@ -77,41 +81,24 @@ class TransformersPolicy:
             device: `auto` (a GPU where there is one), `cpu` or `cuda`. On a CPU, PyTorch gets all cores but one, which
                 is the sandbox's, or what OMP_NUM_THREADS says.
             dtype: `auto` (bfloat16 on a GPU, float32 on a CPU), `float32` or `bfloat16`.
-            max_rows: samples decoded at once; None: as many as a quarter of the free memory holds, at most 1024.
+            max_rows: samples decoded at once; None: 256 on a CPU, 512 on a GPU, fewer where they would take more than a
+                quarter of the free memory.
 
         Raises:
             SetupError: model or device are not to be had, or the architecture is not fit.
         """
-        import torch
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        if device == "cuda" and not torch.cuda.is_available():
-            raise SetupError("no CUDA device is to be seen", remedy="Give --device cpu, or check the driver.")
-        place = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
+        place = checkpoint.choose_device(device)
         if place == "cpu":
             leave_one_core()
-        number = {"auto": torch.bfloat16 if place == "cuda" else torch.float32}.get(dtype) or getattr(torch, dtype)
         tokenizer = StepTokenizer.load(model)
-        try:
-            loaded = AutoModelForCausalLM.from_pretrained(
-                str(model), dtype=number, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa"
-            )
-        except (OSError, ValueError) as error:
-            raise SetupError(
-                f"no model at {model}: {error}",
-                remedy="Give a checkpoint directory with config.json and model.safetensors, or a hub id within reach.",
-            ) from error
-        kinds = set(getattr(loaded.config.get_text_config(), "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"}:
-            raise SetupError(
-                f"{model} has layers of {', '.join(sorted(kinds))}: only full attention keeps states along a tree",
-                remedy="Take a model with full attention in every layer, as Qwen2 and Llama have.",
-            )
-        rows = max_rows or (512 if place == "cuda" else 256)
-        free = torch.cuda.mem_get_info()[0] if place == "cuda" else _free_memory()
-        return cls(loaded.to(place), tokenizer, name=str(model), max_rows=rows, cache_bytes=int(CACHE_SHARE * free))
+        loaded = checkpoint.load_model(model, place, dtype)
+        return cls(
+            loaded,
+            tokenizer,
+            name=str(model),
+            max_rows=max_rows or (512 if place == "cuda" else 256),
+            memory=int(MEMORY_SHARE * checkpoint.free_memory(place)),
+        )
 
     @property
     def info(self) -> EngineInfo:
@@ -134,22 +121,48 @@ class TransformersPolicy:
 
     def close(self) -> None:
         """Free the model and everything kept."""
-        self._model = None
+        self._waiting.clear()
+        self._open.clear()
+        self._loop.clear()
         self._cache = PrefixCache(0)
+        self._model = None
 
     def submit(self, ticket: int, request: SampleRequest) -> None:
-        """Take a request in; `poll` gives its samples under this ticket."""
-        self._waiting.append((ticket, request))
+        """Take a request in; `poll` gives its samples under this ticket.
+
+        Raises:
+            SetupError: the tokenizer writes tokens that the model does not know.
+        """
+        asked = _Asked(ticket, request, self._tokenizer)
+        if (highest := max(asked.ids)) >= len(self._endings.may_close):
+            raise SetupError(
+                f"token {highest} of the prefix is none of the {len(self._endings.may_close)} that {self._name} knows",
+                remedy="Give a checkpoint whose tokenizer belongs to its model.",
+            )
+        self._watch_for(request.stop)
+        self._waiting.append(asked)
 
     def poll(self) -> list[tuple[int, list[Sample]]]:
-        """Decode until a request is answered; returns (ticket, samples) of those that are. Empty: nothing is asked."""
+        """Decode until a request is answered; returns (ticket, samples) of those that are. Empty: nothing is asked.
+
+        Raises:
+            SetupError: the device's memory is full.
+        """
         import torch
 
-        with torch.inference_mode():
-            while self._waiting or self._loop.live:
-                self._admit()
-                if answered := self._answered(self._loop.step()):
-                    return answered
+        try:
+            with torch.inference_mode():
+                while self._waiting or self._loop.live:
+                    ended = self._admit()
+                    if self._loop.live:
+                        ended += self._loop.step()
+                    if answered := self._answered(ended):
+                        return answered
+        except torch.OutOfMemoryError as error:
+            raise SetupError(
+                f"the memory of {self._shape.device} is full with {self._loop.live} samples under way",
+                remedy="Give a smaller --batch.",
+            ) from error
         return []
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
@@ -161,23 +174,52 @@ class TransformersPolicy:
             answers.update(self.poll())
         return [answers[ticket] for ticket in range(len(requests))]
 
-    def _admit(self) -> None:
-        """Take waiting requests in when there is place and they are enough."""
+    def _watch_for(self, tags: Sequence[str]) -> None:
+        """Have rows looked at when a token comes that may end one of these tags."""
+        for character in {tag[-1] for tag in tags} - self._tag_ends:
+            self._tag_ends.add(character)
+            may_close = self._endings.may_close
+            may_close |= checkpoint.tokens_with(self._tokenizer, character, len(may_close)).to(may_close.device)
+
+    def _admit(self) -> list[Row]:
+        """Take waiting rows in when there is place and they are enough; returns those for which there is no context."""
         live = self._loop.live
-        waiting = sum(request.n for _, request in self._waiting)
-        if not waiting or (live and waiting < ADMIT_SHARE * live):
-            return
-        taken: list[_Asked] = []
-        while self._waiting and (live == 0 or live + self._waiting[0][1].n <= self._max_rows):
-            ticket, request = self._waiting.popleft()
-            taken.append(_Asked(ticket, request, self._tokenizer))
-            live += request.n
+        if live and sum(len(asked.to_begin) for asked in self._waiting) < ADMIT_SHARE * live:
+            return []
+        taken: list[tuple[_Asked, list[Row]]] = []
+        full: list[Row] = []
+        longest = self._loop.longest
+        while self._waiting and live < self._max_rows:
+            asked = self._waiting[0]
+            longest = max(longest, len(asked.ids) + min(asked.request.max_tokens, ROW_TOKENS))
+            if live and (live + 1) * longest * self._shape.token_bytes > self._memory:
+                break
+            count = min(len(asked.to_begin), self._max_rows - live)
+            rows, asked.to_begin = asked.to_begin[:count], asked.to_begin[count:]
+            if not asked.to_begin:
+                self._waiting.popleft()
+            self._open[asked.ticket] = asked
+            if self._bounded(rows):
+                taken.append((asked, rows))
+                live += count
+                self._usage.prefilled += count  # each row runs the prefix's last token itself
+            else:
+                full += rows
         if taken:
-            self._prefill(taken)
-            self._open.update((asked.ticket, asked) for asked in taken)
-            self._loop.add([asked.prefix() for asked in taken])
+            self._prefill([asked for asked, _ in taken])
+            self._loop.add([asked.prefix(rows) for asked, rows in taken])
+        return full
+
+    def _bounded(self, rows: Sequence[Row]) -> bool:
+        """Hold rows of one request to the model's context; False where nothing of it is left, which ends them."""
+        room = self._context - rows[0].start if self._context is not None else rows[0].limit
+        for row in rows:
+            row.limit = min(row.limit, room)
+            row.finish = None if room > 0 else "length"
+        return room > 0
 
     def _answered(self, ended: Sequence[Row]) -> list[tuple[int, list[Sample]]]:
+        """Note rows that ended; returns the requests that are answered by it."""
         answered: list[tuple[int, list[Sample]]] = []
         for row in ended:
             self._usage.generated += len(row.ids) + (row.finish == "eos")
@@ -190,26 +232,26 @@ class TransformersPolicy:
         return answered
 
     def _prefill(self, asked: Sequence[_Asked]) -> None:
-        """Run what is new of each prefix through the model, all but its last token, and keep its states."""
-        todo: dict[Ids, _Asked] = {}
+        """Run what is new of each prefix through the model, all but its last token, and keep its states.
+
+        Segment after segment, so that prefixes with a common beginning share its pass.
+        """
         for prefix in asked:
             prefix.entry = self._cache.longest(prefix.prompt, prefix.ids, prefix.ends)
-            self._usage.prefilled += prefix.missing + prefix.request.n  # each row runs the last token itself
-            if prefix.missing:
-                todo.setdefault(prefix.ids, prefix)
-        group: list[_Asked] = []
-        for prefix in sorted(todo.values(), key=lambda p: p.missing):
-            if group and (len(group) + 1) * prefix.missing > PREFILL_TOKENS:
-                self._prefill_group(group)
-                group = []
-            group.append(prefix)
-        if group:
+        while todo := [(prefix.ids[: prefix.goal], prefix) for prefix in asked if prefix.missing]:
+            first = dict(reversed(todo))
+            group: list[_Asked] = []
+            for prefix in sorted(first.values(), key=lambda p: p.missing):
+                if group and (len(group) + 1) * prefix.missing > PREFILL_TOKENS:
+                    self._prefill_group(group)
+                    group = []
+                group.append(prefix)
             self._prefill_group(group)
-        for prefix in asked:
-            if prefix.missing:
-                prefix.entry = todo[prefix.ids].entry
+            for ids, prefix in todo:
+                prefix.entry = first[ids].entry
 
     def _prefill_group(self, group: Sequence[_Asked]) -> None:
+        """One forward pass over the next missing segment of each prefix."""
         import torch
 
         device = self._shape.device
@@ -218,14 +260,16 @@ class TransformersPolicy:
         states = BatchStates(self._shape.states, len(group), end, self._shape.dtype, device)
         ids = torch.zeros((len(group), new), dtype=torch.int64)
         for row, prefix in enumerate(group):
-            states.load(row, prefix.entry)
-            ids[row, : prefix.missing] = torch.tensor(prefix.ids[prefix.covered : -1])
+            states.load(row, row + 1, prefix.entry)
+            ids[row, : prefix.missing] = torch.tensor(prefix.ids[prefix.covered : prefix.goal - 1])
+            self._usage.prefilled += prefix.missing
         covered = torch.tensor([prefix.covered for prefix in group])
-        positions = covered[:, None] + torch.arange(new)  # shorter rows run on into padding, which nobody looks at
+        # shorter rows run on into padding, which nobody looks at
+        positions = covered[:, None] + torch.arange(new)
         self._forward(ids.to(device), positions.to(device), states)
         for row, prefix in enumerate(group):
-            kept = states.slice(row, prefix.covered, prefix.covered + prefix.missing)
-            prefix.entry = self._cache.keep(prefix.prompt, prefix.ids, prefix.entry, kept)
+            kept = states.slice(row, prefix.covered, prefix.goal - 1)
+            prefix.entry = self._cache.keep(prefix.prompt, prefix.ids[: prefix.goal], prefix.entry, kept)
 
     def _keep(self, row: Row, states: Tensor) -> None:
         """Keep the states of a row that ended, segment by segment, for requests that will go on from there."""
@@ -252,13 +296,12 @@ class TransformersPolicy:
     def _closes(self, row: Row) -> bool:
         """Note a segment that the newest token ended; whether it ended the sample."""
         begin = row.ends[-1] if row.ends else 0
-        text = self._tokenizer.decode(row.ids[begin:])
-        if any(tag in text for tag in row.stop):
+        most = max(len(tag.encode()) for tag in (*row.stop, STEP_END))  # a token holds a byte at least
+        text = self._tokenizer.decode(row.ids[max(begin, len(row.ids) - most) :])
+        stops = any(tag in text for tag in row.stop)
+        if stops or STEP_END in text:
             row.ends.append(len(row.ids))
-            return True
-        if STEP_END in text:
-            row.ends.append(len(row.ids))
-        return False
+        return stops
 
     def _sample(self, row: Row) -> Sample:
         ends = list(row.ends)
@@ -286,10 +329,11 @@ class _Asked:
         prompt: the prompt's.
         ends: token counts at which the prefix's segments end.
         entry: the longest part whose states are kept.
+        to_begin: rows that wait for a place.
         ended: rows that are done.
     """
 
-    __slots__ = ("ended", "ends", "entry", "ids", "prompt", "request", "ticket")
+    __slots__ = ("ended", "ends", "entry", "ids", "prompt", "request", "ticket", "to_begin")
 
     def __init__(self, ticket: int, request: SampleRequest, tokenizer: StepTokenizer) -> None:
         self.ticket = ticket
@@ -302,24 +346,23 @@ class _Asked:
             self.ends.append(len(ids))
         self.ids: Ids = tuple(ids)
         self.entry: Entry | None = None
+        self.to_begin = [
+            Row(
+                ticket,
+                draw,
+                signed64(request.seed ^ ((draw + 1) * 0xD1342543DE82EF95)),
+                request.temperature,
+                request.stop,
+                request.max_tokens,
+                len(ids),
+            )
+            for draw in range(request.n)
+        ]
         self.ended: list[Row] = []
 
-    def prefix(self) -> Prefix:
-        """The prefix with its rows, once its states are kept."""
-        asked = self.request
-        rows = tuple(
-            Row(
-                self.ticket,
-                draw,
-                signed64(asked.seed ^ ((draw + 1) * 0xD1342543DE82EF95)),
-                asked.temperature,
-                asked.stop,
-                asked.max_tokens,
-                len(self.ids),
-            )
-            for draw in range(asked.n)
-        )
-        return Prefix(len(self.ids), self.ids[-1], self.entry, rows)
+    def prefix(self, rows: Sequence[Row]) -> Prefix:
+        """The prefix with some of its rows, once its states are kept."""
+        return Prefix(len(self.ids), self.ids[-1], self.entry, tuple(rows))
 
     @property
     def covered(self) -> int:
@@ -327,32 +370,11 @@ class _Asked:
         return self.entry.covered if self.entry is not None else 0
 
     @property
+    def goal(self) -> int:
+        """Tokens up to the end of the first segment whose states are not all kept; 0 if all are."""
+        return next((end for end in self.ends if end - 1 > self.covered), 0)
+
+    @property
     def missing(self) -> int:
-        """Tokens, the last one left out, that must go through the model first."""
-        return len(self.ids) - 1 - self.covered
-
-
-def _eos_tokens(model: Any, tokenizer: StepTokenizer) -> frozenset[int]:
-    found: set[int] = set()
-    for ids in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.hf.eos_token_id):
-        found.update(ids if isinstance(ids, list) else [ids] if ids is not None else [])
-    return frozenset(found)
-
-
-def _closing_tokens(tokenizer: StepTokenizer, vocabulary: int) -> Tensor:
-    """Tokens whose text holds the last character of the tags. Shape [vocabulary], bool."""
-    import torch
-
-    closing = torch.zeros(vocabulary, dtype=torch.bool)
-    for text, token in tokenizer.hf.get_vocab().items():
-        if STEP_END[-1] in text and token < vocabulary:
-            closing[token] = True
-    return closing
-
-
-def _free_memory() -> int:
-    """Bytes of memory that are free, or 4 GiB where the system does not tell."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return 4 << 30
+        """Tokens of that segment, the last one left out, that must go through the model first."""
+        return max(0, self.goal - 1 - self.covered)

@@ -1,0 +1,136 @@
+"""A checkpoint on a device, checked before anything is asked of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rstar_cli.errors import SetupError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rstar_cli.tokens import StepTokenizer
+
+
+def choose_device(device: str) -> str:
+    """`auto` is a GPU where there is one.
+
+    Raises:
+        SetupError: a GPU is asked for and there is none.
+    """
+    import torch
+
+    seen = torch.cuda.is_available()
+    if device == "cuda" and not seen:
+        raise SetupError("no CUDA device is to be seen", remedy="Give --device cpu, or check the driver.")
+    return ("cuda" if seen else "cpu") if device == "auto" else device
+
+
+def load_model(model: str | Path, device: str, dtype: str) -> Any:
+    """Load a causal language model, weights from safetensors alone, code from transformers alone.
+
+    Args:
+        model: a checkpoint directory or a hub id.
+        device: `cpu` or `cuda`.
+        dtype: `float32`, `bfloat16` or `auto` (bfloat16 on a GPU, float32 on a CPU).
+
+    Raises:
+        SetupError: it can't be found, read or held, or weights are missing from it.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    number = {"auto": torch.bfloat16 if device == "cuda" else torch.float32}.get(dtype) or getattr(torch, dtype)
+    try:
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            str(model), dtype=number, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+        # transformers only warns of these, and goes on with random weights
+        if lacking := sorted(report["missing_keys"]):
+            raise ValueError(f"it lacks {len(lacking)} weights, {lacking[0]} the first")
+        return loaded.to(device).eval()
+    except torch.OutOfMemoryError as error:
+        raise SetupError(
+            f"{model} does not fit into the memory of {device}", remedy="Take a smaller model, or --dtype bfloat16."
+        ) from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise SetupError(
+            f"no model at {model}: {error}",
+            remedy="Give a checkpoint directory with config.json and model.safetensors, or a hub id within reach.",
+        ) from error
+
+
+def state_shape(model: Any) -> tuple[int, int, int]:
+    """(layers, kv_heads, head_dim) of the keys and values that the model keeps: what one token leaves in its cache.
+
+    Raises:
+        SetupError: its layers don't all keep the keys and values of every token.
+    """
+    import torch
+    from transformers.cache_utils import DynamicLayer
+
+    with torch.inference_mode():
+        token = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
+        cache = model(input_ids=token, use_cache=True, logits_to_keep=1).past_key_values
+    layers = list(getattr(cache, "layers", ()))
+    kept = [(layer.keys, layer.values) for layer in layers if type(layer) is DynamicLayer]
+    shapes = {tuple(states.shape) for pair in kept for states in pair if states is not None}
+    if not kept or len(kept) < len(layers) or len(shapes) != 1:
+        kinds = ", ".join(sorted({type(layer).__name__ for layer in layers})) or "none"
+        raise SetupError(
+            f"{type(model).__name__} does not keep keys and values of one shape for every token (layers: {kinds})",
+            remedy="Take a model with full attention in every layer, as Qwen2 and Llama have.",
+        )
+    ((_, heads, _, width),) = shapes
+    return len(layers), heads, width
+
+
+def context_length(model: Any) -> int | None:
+    """Most tokens of a sequence; None where the model states no limit."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def eos_tokens(model: Any, tokenizer: StepTokenizer) -> frozenset[int]:
+    """Tokens that end a sequence, by the model's configuration and the tokenizer's."""
+    found: set[int] = set()
+    for ids in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.hf.eos_token_id):
+        found.update(ids if isinstance(ids, list) else [ids] if ids is not None else [])
+    return frozenset(found)
+
+
+def tokens_with(tokenizer: StepTokenizer, character: str, vocabulary: int) -> Tensor:
+    """Tokens whose text may hold a character. Shape [vocabulary], bool.
+
+    Args:
+        tokenizer: whose tokens.
+        character: one character; the bytes of one that is not ASCII may be spread over tokens, and all of these count.
+        vocabulary: tokens that the model knows.
+    """
+    import torch
+
+    found = torch.zeros(vocabulary, dtype=torch.bool)
+    plain = "!" <= character <= "~"  # vocabularies spell these as they are, and only these
+    for spelled, token in tokenizer.hf.get_vocab().items():
+        text = spelled if plain else tokenizer.decode([token])
+        if token < vocabulary and (character in text or (not character.isascii() and "\ufffd" in text)):
+            found[token] = True
+    return found
+
+
+def free_memory(device: str) -> int:
+    """Bytes that are free on a device; 4 GiB for a CPU whose system does not tell."""
+    import os
+
+    import torch
+
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 4 << 30
