@@ -209,6 +209,33 @@ def _bound_processes() -> None:
     resource.setrlimit(resource.RLIMIT_NPROC, (bound, bound))
 
 
+def open_proc() -> int | None:
+    """/proc, to be kept open across the change of root; None where there is none."""
+    try:
+        return os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+
+
+def limit_memory(proc: int | None, allowance: int) -> None:
+    """Bound the address space of this process and its forks.
+
+    Args:
+        proc: from `open_proc`; closed here. Without it there is no telling what we map, and no limit.
+        allowance: bytes on top of what is mapped now.
+    """
+    if proc is None:
+        return
+    try:
+        statm = os.open("self/statm", os.O_RDONLY, dir_fd=proc)
+    finally:
+        os.close(proc)
+    pages = int(os.read(statm, 200).split()[0])
+    os.close(statm)
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + allowance
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
 def die_with_parent(parent: int) -> None:
     """Have the kernel kill us when our parent ends. Call after the last change of credentials, which clears it.
 

@@ -11,14 +11,12 @@ import gc
 import io
 import json
 import os
-import random
 import resource
 import signal
 import socket
 import sys
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil
 from typing import Any, NoReturn
 
@@ -31,19 +29,8 @@ _DENIED = frozenset({errno.EPERM, errno.EACCES, errno.EROFS, errno.EFBIG})
 """What the kernel answers to a process that asks for more than it may: rights, a read-only root, file size 0."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of a program.
-
-    Attributes:
-        timeout: seconds of wall clock for a branch, and again for the prefix.
-        address_space: bytes of virtual memory, 0 for no limit.
-        output_bytes: most bytes of standard output that a step keeps.
-    """
-
-    timeout: float
-    address_space: int
-    output_bytes: int
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+_REHEARSAL = "import math\nx = sum(i * i for i in range(9))\nprint(f'{x}', math.sqrt(x))"
 
 
 class _OutputLimitError(BaseException):
@@ -79,14 +66,17 @@ class _Output(io.RawIOBase):
 
 
 class Program:
-    """A fresh `__main__` that runs steps one after the other."""
+    """A fresh `__main__` that runs steps one after the other. Making one makes it the interpreter's.
 
-    def __init__(self, limits: Limits) -> None:
+    It is made before the fork: what exists already costs a child nothing.
+    """
+
+    def __init__(self, output_bytes: int) -> None:
         main = types.ModuleType("__main__")
         main.__dict__["__builtins__"] = __builtins__
         sys.modules["__main__"] = main
         self._globals = main.__dict__
-        self._output = _Output(limits.output_bytes)
+        self._output = _Output(output_bytes)
         self._stdout = sys.stdout = io.TextIOWrapper(self._output, encoding="utf-8", newline="\n")
         self._reserve: bytes | None = bytes(_RESERVE_BYTES)
         self._steps = 0
@@ -114,6 +104,18 @@ class Program:
             self._stdout.flush()
         except (ValueError, OSError, MemoryError, _OutputLimitError):
             return  # closed, detached or full: there is nothing to save
+
+
+def prepare(output_bytes: int) -> Program:
+    """A program, made after some steps of our own: the interpreter adapts code as it runs, in pages then shared.
+
+    Args:
+        output_bytes: most bytes of standard output that a step keeps.
+    """
+    for _ in range(20):
+        status, stdout, error = Program(output_bytes).step(_REHEARSAL)
+        frame(_encode({"status": status, "stdout": stdout, "error": error}).encode("utf-8", "replace"))
+    return Program(output_bytes)
 
 
 def _describe(exc: BaseException, name: str) -> tuple[str, str]:
@@ -152,7 +154,13 @@ def _own_line(exc: BaseException, name: str) -> int | None:
     return line
 
 
-def serve(link: socket.socket, prefix: Sequence[str], branches: Sequence[Sequence[str]], limits: Limits) -> NoReturn:
+def serve(
+    link: socket.socket,
+    program: Program,
+    prefix: Sequence[str],
+    branches: Sequence[Sequence[str]],
+    timeout: float,
+) -> NoReturn:
     """Be the program of one request.
 
     Runs the prefix, if there is one, and says so with an empty frame. A single branch is then run at once. Of several,
@@ -161,16 +169,15 @@ def serve(link: socket.socket, prefix: Sequence[str], branches: Sequence[Sequenc
 
     Args:
         link: our end of the socket to the zygote; no other descriptor beyond 0 to 2 is open.
+        program: one that has run nothing.
         prefix: code of the common steps.
         branches: code of each branch's steps, at least one branch.
-        limits: what the kernel and we hold the program to.
+        timeout: seconds of wall clock for prefix and branch each.
     """
     leave = os._exit
     try:
-        forks = _restrict(limits)
-        program = Program(limits)
+        forks = _restrict(timeout)
         sys.setrecursionlimit(sys.getrecursionlimit() + _depth())  # programs get the depth that plain Python gives
-        random.seed(0)  # the standard library reseeds it in every child
         for code in prefix:
             if program.step(code)[0] != "ok":
                 leave(0)
@@ -180,16 +187,14 @@ def serve(link: socket.socket, prefix: Sequence[str], branches: Sequence[Sequenc
             order, fds, _, _ = socket.recv_fds(link, 1, 1)
             if not order:
                 leave(0)
-            reply = socket.socket(fileno=fds[0])
-            state = random.getstate()
-            resource.setrlimit(resource.RLIMIT_NPROC, (forks, forks))
-            if os.fork() == 0:
-                link.close()
-                random.setstate(state)
-                _branch(program, reply, steps)
-                leave(0)
-            resource.setrlimit(resource.RLIMIT_NPROC, (0, forks))
-            reply.close()
+            with socket.socket(fileno=fds[0]) as reply:
+                signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody needs to wait for the fork
+                resource.setrlimit(resource.RLIMIT_NPROC, (forks, forks))
+                if os.fork() == 0:
+                    link.close()
+                    _branch(program, reply, steps)
+                    leave(0)
+                resource.setrlimit(resource.RLIMIT_NPROC, (0, forks))
         if len(branches) == 1 or link.recv(1):
             _branch(program, link, branches[-1])
     finally:
@@ -210,18 +215,15 @@ def _branch(program: Program, reply: socket.socket, steps: Sequence[str]) -> Non
     for code in steps:
         status, stdout, error = program.step(code)
         claim = {"status": status, "stdout": stdout, "error": error}
-        reply.sendall(frame(json.dumps(claim, ensure_ascii=False).encode("utf-8", "replace")))
+        reply.sendall(frame(_encode(claim).encode("utf-8", "replace")))
         if status != "ok":
             return
 
 
-def _restrict(limits: Limits) -> int:
+def _restrict(timeout: float) -> int:
     """Lower our limits; returns the number of processes that we may raise our own limit to again."""
     os.setsid()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks for branches need no waiting for
-    if limits.address_space:
-        resource.setrlimit(resource.RLIMIT_AS, (limits.address_space, limits.address_space))
-    seconds = 2 * ceil(limits.timeout) + 2  # behind the zygote's clock, for prefix and branch
+    seconds = 2 * ceil(timeout) + 2  # behind the zygote's clock, for prefix and branch
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     forks = resource.getrlimit(resource.RLIMIT_NPROC)[1]
     resource.setrlimit(resource.RLIMIT_NPROC, (0, forks))

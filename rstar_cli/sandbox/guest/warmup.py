@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 
 _STANDARD = (
     "array, bisect, calendar, cmath, collections, contextlib, copy, dataclasses, datetime, decimal, enum, fractions, "
@@ -13,8 +15,26 @@ _STANDARD = (
 
 def load_standard() -> None:
     """Import the modules of the standard library that programs use."""
+    _load_unforked()
     for name in _STANDARD.split(", "):
         importlib.import_module(name)
+
+
+def _load_unforked() -> None:
+    """Import `random` and `threading` without their hooks after forks.
+
+    In every child the one would reseed its generator, which shall be the same in all programs and carry on from prefix
+    to branch; the other would renew locks of threads that we do not have. Both cost a good part of a fork.
+    """
+    register = os.register_at_fork
+    os.register_at_fork = lambda **_: None
+    try:
+        for name in ("random", "threading"):
+            sys.modules.pop(name, None)  # where Python's start has imported it, with its hook
+            importlib.import_module(name)
+    finally:
+        os.register_at_fork = register
+    sys.modules["random"].seed(0)
 
 
 def load_scientific() -> None:

@@ -48,14 +48,14 @@ def main() -> None:
 
 def _start(host: socket.socket, settings: dict[str, Any]) -> None:
     watch = _watch(settings["host"])
-    statm = _open_statm_directory()
+    proc = isolation.open_proc()
     layers = isolation.enter_namespaces(settings["paths"])
     isolation.adopt_orphans()
     guard = os.getpid()
     zygote = os.fork()
     if zygote:
-        if statm is not None:
-            os.close(statm)
+        if proc is not None:
+            os.close(proc)
         _guard(zygote, host, watch)
     if watch is not None:
         os.close(watch)
@@ -69,15 +69,12 @@ def _start(host: socket.socket, settings: dict[str, Any]) -> None:
     warmup.load_standard()
     if settings["scientific"]:
         warmup.load_scientific()
-    limits = program.Limits(
-        timeout=settings["timeout"],
-        address_space=_address_space(statm, settings["memory_mb"] << 20),
-        output_bytes=settings["output_bytes"],
-    )
+    prepared = program.prepare(settings["output_bytes"])
+    isolation.limit_memory(proc, settings["memory_mb"] << 20)
     gc.collect()
     gc.freeze()
     host.sendall(record(Record.READY, payload=json.dumps(layers).encode()))
-    Zygote(host, limits).serve()
+    Zygote(host, prepared, settings["timeout"], settings["output_bytes"]).serve()
 
 
 def _watch(host_pid: int) -> int | None:
@@ -89,29 +86,6 @@ def _watch(host_pid: int) -> int | None:
     if os.getppid() != host_pid:
         os._exit(1)
     return watch
-
-
-def _open_statm_directory() -> int | None:
-    """/proc, kept open across the change of root."""
-    try:
-        return os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return None
-
-
-def _address_space(proc: int | None, allowance: int) -> int:
-    """The limit that gives a program its allowance on top of what the zygote maps; bytes, 0 where it can't be known."""
-    if proc is None:
-        return 0
-    try:
-        statm = os.open("self/statm", os.O_RDONLY, dir_fd=proc)
-    except OSError:
-        return 0
-    finally:
-        os.close(proc)
-    pages = int(os.read(statm, 200).split()[0])
-    os.close(statm)
-    return pages * os.sysconf("SC_PAGE_SIZE") + allowance
 
 
 def _guard(zygote: int, host: socket.socket, watch: int | None) -> NoReturn:
@@ -228,12 +202,20 @@ class _Base:
 
 
 class Zygote:
-    """Answers requests, in order, until the host hangs up."""
+    """Answers requests, in order, until the host hangs up.
 
-    def __init__(self, host: socket.socket, limits: program.Limits) -> None:
+    Args:
+        host: socket to it.
+        prepared: what the forks start with.
+        timeout: seconds of wall clock for a branch, and again for the prefix.
+        output_bytes: most bytes of standard output a step.
+    """
+
+    def __init__(self, host: socket.socket, prepared: program.Program, timeout: float, output_bytes: int) -> None:
         self._host = host
-        self._limits = limits
-        self._claim_bytes = 6 * limits.output_bytes + 20_000  # JSON writes a control character in six bytes
+        self._program = prepared
+        self._timeout = timeout
+        self._claim_bytes = 6 * output_bytes + 20_000  # JSON writes a control character in six bytes
         self._records = bytearray()
 
     def serve(self) -> None:
@@ -276,7 +258,7 @@ class Zygote:
             try:
                 self._host.close()
                 ours.close()
-                program.serve(theirs, prefix, branches, self._limits)
+                program.serve(theirs, self._program, prefix, branches, self._timeout)
             finally:
                 os._exit(1)
         theirs.close()
@@ -284,7 +266,7 @@ class Zygote:
         if not prefix:
             return base
         with contextlib.suppress(TimeoutError, FrameError):
-            if base.reader.read(time.monotonic() + self._limits.timeout) is not None:
+            if base.reader.read(time.monotonic() + self._timeout) is not None:
                 return base
         base.end()
         return None
@@ -293,7 +275,7 @@ class Zygote:
         """Have the next branch run, and record what becomes of its steps."""
         reader = base.start_branch()
         started = time.monotonic()
-        deadline = started + self._limits.timeout
+        deadline = started + self._timeout
         records, claims, end = bytearray(), 0, Record.CLAIM
         while claims < steps and end is Record.CLAIM:
             payload = None
