@@ -71,13 +71,10 @@ class RoundDir:
         """The policy trained in this round."""
         return self.root / "policy"
 
-    def eval_rows(self, name: str, method: str) -> Path:
-        """Samples of an evaluation."""
-        return self.root / "eval" / f"{name}.{method}.jsonl"
-
-    def eval_summary(self, name: str) -> Path:
-        """Accuracy by method of an evaluation set."""
-        return self.root / "eval" / f"{name}.json"
+    @property
+    def eval(self) -> Path:
+        """Evaluations: NAME.METHOD.jsonl, NAME.json."""
+        return self.root / "eval"
 
 
 class RunDir:

@@ -36,7 +36,7 @@ def _generate_cost(config: GenerateConfig, run: RunDir | None, number: int, prob
     for earlier in range(number, 0, -1) if run is not None else ():
         assert run is not None  # noqa: S101
         entry = read_manifest(run.round(earlier).manifest).get("generate", {})
-        searched = entry.get("counts", {}).get("searched")
+        searched = entry.get("counts", {}).get("searched now")
         if searched:
             each = entry["tokens"]["generated"] / searched
             return f"about {each * problems:,.0f} ({each:,.0f} a problem in round {earlier})"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,37 @@ from rstar_cli.stages.problem_sets import eval_name, eval_problems, read_source
 METHOD = "greedy"
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One policy on one set.
+
+    Attributes:
+        name: of the set.
+        problems: its problems.
+        model: the policy, as it is loaded.
+        model_name: the policy, as manifests tell of it.
+        folder: where the results go.
+        manifest: where they are told of.
+    """
+
+    name: str
+    problems: list[Problem]
+    model: str
+    model_name: str
+    folder: Path
+    manifest: Path
+
+    @property
+    def rows(self) -> Path:
+        """Samples."""
+        return self.folder / f"{self.name}.{METHOD}.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """Accuracy by method."""
+        return self.folder / f"{self.name}.json"
+
+
 def evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None) -> Summary:
     """Evaluate a round's policy on the recipe's evaluation sets, or on a benchmark.
 
@@ -57,12 +90,10 @@ def evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None) -
         sets = {eval_name(place.benchmark): read_source(place.benchmark, place.limit)}
     else:
         sets = {name: eval_problems(run, name)[: place.limit] for name in run.recipe.eval_sets}
-    summary = Summary(f"evaluate round {place.round}")
-    if run.recipe.run.base == "embedded" or place.round == 0:
-        summary.next_command = run.command("generate", place.round + 1)
+    summary = Summary(f"evaluate round {place.round}", next_command=run.command("generate", place.round + 1))
     for name, problems in sets.items():
-        rows, result = files.eval_rows(name, METHOD), files.eval_summary(name)
-        _unless_done(name, problems, model, run.policy_name(place.round), config, files.manifest, rows, result, summary)
+        policy_name = run.policy_name(place.round)
+        _evaluate(_Task(name, problems, model, policy_name, files.eval, files.manifest), config, summary)
     return summary
 
 
@@ -70,81 +101,58 @@ def _without_run(place: EvaluatePlace, config: EvaluateConfig) -> Summary:
     refuse_run_flags("evaluate", run=place.run)
     if place.policy is None or place.benchmark is None:
         raise UsageError("without a run, evaluate needs --policy and --benchmark", remedy="Give both, or a --run.")
-    name = eval_name(place.benchmark)
     problems = read_source(place.benchmark, place.limit)
     folder = place.output or Path("eval")
-    rows, result = folder / f"{name}.{METHOD}.jsonl", folder / f"{name}.json"
     summary = Summary("evaluate")
-    manifest = folder / "manifest.json"
-    _unless_done(name, problems, place.policy, place.policy, config, manifest, rows, result, summary)
+    task = _Task(eval_name(place.benchmark), problems, place.policy, place.policy, folder, folder / "manifest.json")
+    _evaluate(task, config, summary)
     return summary
 
 
-def _unless_done(
-    name: str,
-    problems: list[Problem],
-    model: str,
-    model_name: str,
-    config: EvaluateConfig,
-    manifest: Path,
-    rows: Path,
-    result: Path,
-    summary: Summary,
-) -> None:
+def _evaluate(task: _Task, config: EvaluateConfig, summary: Summary) -> None:
     """Evaluate one set, if that was not done before, and tell of it."""
-    few_shot = few_shot_of(config, model)
-    ids = derive_seed(*(p.id for p in problems))  # which problems, as a number
-    identity = {**config.identity(), "policy": model_name, "few_shot": few_shot, "problems": [len(problems), ids]}
-    inputs = {"policy": Path(model)} if Path(model).is_dir() else {}
-    record = StageRecord(manifest, f"evaluate {name} {METHOD}", identity, inputs, [rows, result])
+    few_shot = few_shot_of(config, task.model)
+    ids = derive_seed(*(p.id for p in task.problems))  # which problems, as a number
+    identity = {
+        **config.identity(),
+        "policy": task.model_name,
+        "few_shot": few_shot,
+        "problems": [len(task.problems), ids],
+    }
+    inputs = {"policy": Path(task.model)} if Path(task.model).is_dir() else {}
+    record = StageRecord(task.manifest, f"evaluate {task.name} {METHOD}", identity, inputs, [task.rows, task.summary])
     if record.is_complete():
-        figures = orjson.loads(result.read_bytes())[METHOD]
+        figures = orjson.loads(task.summary.read_bytes())[METHOD]
     else:
         record.begin()
-        figures = _evaluate_set(name, problems, model, config, few_shot, rows, result, summary.stage)
-        record.complete({"problems": len(problems)}, tokens=figures["tokens"])
-    _tell(summary, name, figures)
-    summary.files += [result, rows]
+        _solve(task, config, few_shot, summary.stage)
+        figures = summarise(list(read_rows(task.rows, EvalRow)))
+        methods = orjson.loads(task.summary.read_bytes()) if task.summary.exists() else {}
+        methods[METHOD] = figures
+        write_bytes(task.summary, orjson.dumps(methods, option=orjson.OPT_INDENT_2) + b"\n")
+        record.complete({"problems": len(task.problems)}, tokens=figures["tokens"])
+    _tell(summary, task.name, figures)
+    summary.files += [task.summary, task.rows]
 
 
-def _evaluate_set(
-    name: str,
-    problems: list[Problem],
-    model: str,
-    config: EvaluateConfig,
-    few_shot: int,
-    rows: Path,
-    result: Path,
-    title: str,
-) -> dict[str, Any]:
-    """Solve what is not in the journal yet, write rows and summary, and return the method's figures."""
-    with Journal(partial(rows)) as journal:
-        todo = [p for p in problems if p.id not in journal.done]
+def _solve(task: _Task, config: EvaluateConfig, few_shot: int, title: str) -> None:
+    """Solve what is not in the journal yet."""
+    with Journal(partial(task.rows)) as journal:
+        todo = [p for p in task.problems if p.id not in journal.done]
+        before = len(task.problems) - len(todo)
         right = 0
         with (
             open_sandbox(config) as sandbox,
             Grader(timeout=config.grade_timeout) as grader,
-            StageProgress(f"{title} {name}", len(problems), done=len(problems) - len(todo)) as progress,
+            StageProgress(f"{title} {task.name}", len(task.problems), done=before) as progress,
+            closing(open_policy(config, task.model, task.problems, few_shot)) as policy,
         ):
-            policy = open_policy(config, model, problems, few_shot)
-            try:
-                for row in solve_greedily(todo, policy, sandbox, grader, config, few_shot):
-                    journal.append(row)
-                    right += row.samples[0].verdict is Verdict.CORRECT
-                    done = len(journal.done)
-                    figures = {
-                        "right": f"{right / max(1, done - len(problems) + len(todo)):.0%}",
-                        "tokens": progress.rate(policy.usage.generated),
-                    }
-                    progress.update(done, figures)
-            finally:
-                policy.close()
-        journal.finish([p.id for p in problems], rows)
-    figures_of_method = summarise(list(read_rows(rows, EvalRow)))
-    methods = orjson.loads(result.read_bytes()) if result.exists() else {}
-    methods[METHOD] = figures_of_method
-    write_bytes(result, orjson.dumps(methods, option=orjson.OPT_INDENT_2) + b"\n")
-    return figures_of_method
+            for solved, row in enumerate(solve_greedily(todo, policy, sandbox, grader, config, few_shot), start=1):
+                journal.append(row)
+                right += row.samples[0].verdict is Verdict.CORRECT
+                figures = {"right": f"{right / solved:.0%}", "tokens": progress.rate(policy.usage.generated)}
+                progress.update(before + solved, figures)
+        journal.finish([p.id for p in task.problems], task.rows)
 
 
 def solve_greedily(

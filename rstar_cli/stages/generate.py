@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rstar_cli.config import GenerateConfig
 from rstar_cli.errors import UsageError
@@ -33,6 +36,25 @@ from rstar_cli.stages.common import (
 from rstar_cli.stages.problem_sets import read_source, round_problems
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One policy on one problem set.
+
+    Attributes:
+        problems: what to search.
+        model: the policy.
+        few_shot: worked examples in each prompt.
+        seed: 64-bit seed; a tree's seed derives from it and its problem's id.
+        output: the file of trees.
+    """
+
+    problems: list[Problem]
+    model: str
+    few_shot: int
+    seed: int
+    output: Path
+
+
 def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None) -> Summary:
     """Search every problem and write `trees.jsonl`; takes up where an earlier call stopped.
 
@@ -50,19 +72,20 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None) -
     if place.policy is None and place.round > 1:
         run.require(Path(model), "train-policy", place.round - 1)
     problems = round_problems(run, place.round, place.problems, place.limit)
-    few_shot = few_shot_of(config, model)
+    task = _Task(
+        problems, model, few_shot_of(config, model), derive_seed(run.recipe.run.seed, place.round), files.trees
+    )
     identity = {
         **config.identity(),
         "policy": place.policy or run.policy_name(place.round - 1),
-        "few_shot": few_shot,
+        "few_shot": task.few_shot,
         "seed": run.recipe.run.seed,
     }
     inputs = {"problems": files.problems} | ({"policy": Path(model)} if Path(model).is_dir() else {})
     record = StageRecord(files.manifest, "generate", identity, inputs, [files.trees])
     summary = Summary(f"generate round {place.round}", files=[files.trees])
     summary.next_command = run.command("verify", place.round)
-    seed = derive_seed(run.recipe.run.seed, place.round)
-    return _unless_done(record, problems, model, config, few_shot, seed, summary)
+    return _unless_done(task, config, record, summary)
 
 
 def _on_files(place: GeneratePlace, config: GenerateConfig) -> Summary:
@@ -71,84 +94,70 @@ def _on_files(place: GeneratePlace, config: GenerateConfig) -> Summary:
         raise UsageError("--output needs --problems", remedy="Give both, or neither and a --run.")
     problems = read_source(place.problems, place.limit)
     model = place.policy or "embedded"
-    few_shot = few_shot_of(config, model)
+    task = _Task(problems, model, few_shot_of(config, model), derive_seed(0, 1), place.output)
     ids = derive_seed(*(p.id for p in problems))  # which problems, as a number
-    identity = {**config.identity(), "policy": model, "few_shot": few_shot, "problems": [len(problems), ids]}
+    identity = {**config.identity(), "policy": model, "few_shot": task.few_shot, "problems": [len(problems), ids]}
     manifest = place.output.with_name(place.output.name + ".manifest.json")
     record = StageRecord(manifest, "generate", identity, {}, [place.output])
-    summary = Summary("generate", files=[place.output, manifest])
-    return _unless_done(record, problems, model, config, few_shot, derive_seed(0, 1), summary)
+    return _unless_done(task, config, record, Summary("generate", files=[place.output, manifest]))
 
 
-def _unless_done(
-    record: StageRecord,
-    problems: list[Problem],
-    model: str,
-    config: GenerateConfig,
-    few_shot: int,
-    seed: int,
-    summary: Summary,
-) -> Summary:
+def _unless_done(task: _Task, config: GenerateConfig, record: StageRecord, summary: Summary) -> Summary:
     if record.is_complete():
         summary.notes.append("It was done before; nothing was changed.")
         return summary
     record.begin()
-    counts, tokens = _search_all(problems, model, config, few_shot, seed, summary.files[0], summary)
+    figures = _search(task, config, summary.stage)
+    summary.figures = {
+        **figures,
+        "solved": f"{figures['solved']} of {figures['searched now']}",
+        "tokens/s": round(figures["tokens generated"] / max(figures["seconds"], 1e-3)),
+    }
+    if figures["searched now"] and not figures["solved"]:
+        summary.notes.append(
+            "No problem was solved: there will be nothing to train on. The policy may be too weak for these problems; "
+            "a stronger --policy or easier problems help."
+        )
+    counts = {name: figures[name] for name in ("problems", "searched now", "solved")}
+    tokens = {"generated": figures["tokens generated"], "prefilled": figures["tokens prefilled"]}
     record.complete(counts, tokens=tokens)
     return summary
 
 
-def _search_all(
-    problems: list[Problem],
-    model: str,
-    config: GenerateConfig,
-    few_shot: int,
-    seed: int,
-    output: Path,
-    summary: Summary,
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Search what is not in the journal yet; returns counts and tokens of this call."""
-    gold = {p.id: p.answer for p in problems}
-    with Journal(partial(output)) as journal:
-        todo = [p for p in problems if p.id not in journal.done]
+def _search(task: _Task, config: GenerateConfig, title: str) -> dict[str, Any]:
+    """Search what is not in the journal yet; returns the figures of this call."""
+    gold = {p.id: p.answer for p in task.problems}
+    with Journal(partial(task.output)) as journal:
+        todo = [p for p in task.problems if p.id not in journal.done]
+        before = len(task.problems) - len(todo)
         solved = 0
         with (
             open_sandbox(config) as sandbox,
             Grader() as grader,
-            StageProgress(summary.stage, len(problems), done=len(problems) - len(todo)) as progress,
+            StageProgress(title, len(task.problems), done=before) as progress,
+            closing(open_policy(config, task.model, task.problems, task.few_shot)) as policy,
         ):
-            policy = open_policy(config, model, problems, few_shot)
-            try:
-                for row in search_problems(todo, policy, sandbox, grader, gold, config, few_shot, seed):
-                    journal.append(row)
-                    solved += is_solved(row)
-                    done = len(journal.done)
-                    figures = {
-                        "solved": f"{solved / max(1, done - len(problems) + len(todo)):.0%}",
-                        "tokens": progress.rate(policy.usage.generated),
-                        "executions": progress.rate(sandbox.counts.total()),
-                    }
-                    progress.update(done, figures)
-            finally:
-                policy.close()
-            journal.finish([p.id for p in problems], output)
-            summary.figures = {
-                "problems": len(problems),
-                "searched now": len(todo),
-                "solved": f"{solved} of {len(todo)}",
-                "tokens generated": policy.usage.generated,
-                "tokens prefilled": policy.usage.prefilled,
-                "code executions": sandbox.counts.total(),
-                "seconds": round(progress.seconds, 1),
-                "tokens/s": round(policy.usage.generated / max(progress.seconds, 1e-6)),
-            }
-            if todo and not solved:
-                summary.notes.append(
-                    "No problem was solved: there will be nothing to train on. The policy may be too weak for these "
-                    "problems; a stronger --policy or easier problems help."
-                )
-            counts = {"problems": len(problems), "searched": len(todo), "solved": solved}
-            return counts, {"generated": policy.usage.generated, "prefilled": policy.usage.prefilled}
+            rows = search_problems(todo, policy, sandbox, grader, gold, config, task.few_shot, task.seed)
+            for searched, row in enumerate(rows, start=1):
+                journal.append(row)
+                solved += is_solved(row)
+                figures = {
+                    "solved": f"{solved / searched:.0%}",
+                    "tokens": progress.rate(policy.usage.generated),
+                    "executions": progress.rate(sandbox.counts.total()),
+                }
+                progress.update(before + searched, figures)
+            seconds = progress.seconds
+        journal.finish([p.id for p in task.problems], task.output)
+        return {
+            "problems": len(task.problems),
+            "searched now": len(todo),
+            "solved": solved,
+            "tokens generated": policy.usage.generated,
+            "tokens prefilled": policy.usage.prefilled,
+            "code executions": sandbox.counts.total(),
+            "seconds": round(seconds, 1),
+        }
 
 
 def search_problems(
