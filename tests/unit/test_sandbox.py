@@ -159,15 +159,15 @@ class TestStatuses:
     def test_zygotes_that_die_lose_the_request_but_no_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
         killed: list[int] = []
 
-        def kill_when_it_runs(worker: Worker) -> None:
-            assert wait_until(lambda: worker.layers is not None, 30)
+        def kill_when_it_runs(worker: Worker, job: Job) -> None:
+            assert wait_until(lambda: worker.layers is not None and worker.jobs[0] is job, 30)
             killed.append(worker._process.pid)
             worker._process.kill()
 
         def give(worker: Worker, job: Job) -> None:
             real(worker, job)
             if "victim" in job.request.branches[0][0]:
-                threading.Thread(target=kill_when_it_runs, args=(worker,)).start()
+                threading.Thread(target=kill_when_it_runs, args=(worker, job)).start()
 
         real = Worker.give
         monkeypatch.setattr(Worker, "give", give)
@@ -332,12 +332,13 @@ class TestSources:
         assert sandbox.run("# -*- coding: latin-1 -*-\nä = 'ß√'\nprint(ä)").stdout == "ß√\n"
 
     def test_recursion_goes_as_deep_as_in_plain_python(self, sandbox: Sandbox) -> None:
-        code = (
-            "def depth(n):\n    try: return depth(n + 1)\n    except RecursionError: return n\nprint(depth(0))\n"
-            "def f(n): return n and f(n - 1)\nprint(f(900))"
-        )
+        code = "def depth(n):\n    try: return depth(n + 1)\n    except RecursionError: return n\nprint(depth(0))"
         plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        assert sandbox.run(code).stdout == plain
+        assert int(plain) <= int(sandbox.run(code).stdout) <= int(plain) + 5
+
+    def test_more_branches_than_a_base_takes(self, sandbox: Sandbox) -> None:
+        results = sandbox.execute([ExecuteRequest(("x = 1",), tuple((f"print(x + {i})",) for i in range(150)))])[0]
+        assert [steps[0].stdout for steps in results] == [f"{i + 1}\n" for i in range(150)]
 
     def test_scientific_only_where_imported(self) -> None:
         def scientific(*steps: str) -> bool:

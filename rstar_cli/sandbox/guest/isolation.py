@@ -3,7 +3,7 @@
 - `pid`, `net`, `mount`: namespaces of its own, so that programs see no other process, no network, and no file but
   Python's own and the system libraries, read-only (as bubblewrap does it: https://github.com/containers/bubblewrap).
 - `user`: as root, a user id that nothing else has, or a user namespace as an ordinary user; no capability in any case.
-- `limits`: no file may be written, no core, 64 descriptors, no descendants (`program` adds memory and time).
+- `limits`: no file may be written, no core, bounded memory (`program` adds descriptors, CPU time and descendants).
 
 Linux only; elsewhere there is `limits` alone. man pages: namespaces(7), pivot_root(2), mount_setattr(2),
 capabilities(7).
@@ -157,8 +157,8 @@ def drop_privileges(*, namespaced: bool) -> list[str]:
         _call("capset", ctypes.byref(header), ctypes.byref(empty))
         _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)  # no program traces another or the zygote
-    for limit, value in ((resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, 64)):
-        resource.setrlimit(limit, (value, value))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
         resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))

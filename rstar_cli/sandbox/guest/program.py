@@ -12,7 +12,6 @@ import io
 import json
 import os
 import resource
-import signal
 import socket
 import sys
 import types
@@ -155,20 +154,17 @@ def _own_line(exc: BaseException, name: str) -> int | None:
 
 
 def serve(
-    link: socket.socket,
+    replies: Sequence[socket.socket],
     program: Program,
     prefix: Sequence[str],
     branches: Sequence[Sequence[str]],
     timeout: float,
 ) -> NoReturn:
-    """Be the program of one request.
-
-    Runs the prefix, if there is one, and says so with an empty frame. A single branch is then run at once. Of several,
-    each awaits an order: for all but the last it comes with a socket, and a fork runs the branch and answers there; the
-    last branch is run here.
+    """Be the program of one request: run the prefix, then every branch in a fork of that state, the last one here.
 
     Args:
-        link: our end of the socket to the zygote; no other descriptor beyond 0 to 2 is open.
+        replies: a socket to the zygote for each branch; no other descriptor beyond 0 to 2 is open. Where there is a
+            prefix, an empty frame on the first says that it ran.
         program: one that has run nothing.
         prefix: code of the common steps.
         branches: code of each branch's steps, at least one branch.
@@ -182,21 +178,19 @@ def serve(
             if program.step(code)[0] != "ok":
                 leave(0)
         if prefix:
-            link.sendall(frame(b""))
-        for steps in branches[:-1]:
-            order, fds, _, _ = socket.recv_fds(link, 1, 1)
-            if not order:
+            replies[0].sendall(frame(b""))
+        for i, reply in enumerate(replies[:-1]):
+            resource.setrlimit(resource.RLIMIT_NPROC, (forks, forks))
+            child = os.fork()
+            if child == 0:
+                for other in replies[i + 1 :]:
+                    other.close()  # before the branch's code runs: it answers for itself alone
+                _branch(program, reply, branches[i])
                 leave(0)
-            with socket.socket(fileno=fds[0]) as reply:
-                signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody needs to wait for the fork
-                resource.setrlimit(resource.RLIMIT_NPROC, (forks, forks))
-                if os.fork() == 0:
-                    link.close()
-                    _branch(program, reply, steps)
-                    leave(0)
-                resource.setrlimit(resource.RLIMIT_NPROC, (0, forks))
-        if len(branches) == 1 or link.recv(1):
-            _branch(program, link, branches[-1])
+            resource.setrlimit(resource.RLIMIT_NPROC, (0, forks))
+            reply.close()
+            os.waitpid(child, 0)
+        _branch(program, replies[-1], branches[-1])
     finally:
         leave(0)
 
@@ -223,6 +217,7 @@ def _branch(program: Program, reply: socket.socket, steps: Sequence[str]) -> Non
 def _restrict(timeout: float) -> int:
     """Lower our limits; returns the number of processes that we may raise our own limit to again."""
     os.setsid()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     seconds = 2 * ceil(timeout) + 2  # behind the zygote's clock, for prefix and branch
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     forks = resource.getrlimit(resource.RLIMIT_NPROC)[1]

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from typing import Any, NoReturn
 from . import isolation, program, warmup
 from .wire import FrameError, FrameReader, Record, record
 
+_SIBLINGS = 64
+"""Most branches of one base."""
 _END_SECONDS = 2.0
 """How long a branch's process may take to vanish after its last claim, before everything is killed."""
 
@@ -158,46 +161,40 @@ class _Base:
 
     Args:
         pid: its process id.
-        link: our end of the socket to it.
+        replies: our ends of the branches' sockets.
         claim_bytes: longest claim taken from a program.
-        branches: how many it has to run.
     """
 
-    def __init__(self, pid: int, link: socket.socket, claim_bytes: int, branches: int) -> None:
+    def __init__(self, pid: int, replies: list[socket.socket], claim_bytes: int) -> None:
         self._pid = pid
-        self._link = link
-        self._claim_bytes = claim_bytes
-        self._branches = branches
-        self._waiting = branches
-        self.reader = FrameReader(link, claim_bytes)
+        self._replies = replies
+        self._readers = deque(FrameReader(reply, claim_bytes) for reply in replies)
 
     @property
     def used(self) -> bool:
-        """Whether it has run a branch."""
-        return self._waiting < self._branches
+        """Whether it has been through a branch."""
+        return len(self._readers) < len(self._replies)
 
     @property
     def spent(self) -> bool:
-        """Whether it has been given its last branch."""
-        return not self._waiting
+        """Whether it has been through its last branch."""
+        return not self._readers
 
-    def start_branch(self) -> FrameReader:
-        """Have the next branch run; returns where its claims come."""
-        self._waiting -= 1
-        if self._branches == 1:
-            return self.reader
-        if self.spent:
-            with contextlib.suppress(OSError):  # where the base is gone, the reader finds out
-                self._link.send(b"!")
-            return self.reader
-        ours, theirs = socket.socketpair()
-        with theirs, contextlib.suppress(OSError):
-            socket.send_fds(self._link, [b"!"], [theirs.fileno()])
-        return FrameReader(ours, self._claim_bytes)
+    def await_prefix(self, deadline: float) -> bool:
+        """Whether the prefix ran by the deadline."""
+        try:
+            return self._readers[0].read(deadline) is not None
+        except (TimeoutError, FrameError):
+            return False
+
+    def next_branch(self) -> FrameReader:
+        """Where the claims of the next branch come."""
+        return self._readers.popleft()
 
     def end(self) -> None:
         """End it and all that came of it."""
-        self._link.close()
+        for reply in self._replies:
+            reply.close()
         _end_children(self._pid)
 
 
@@ -234,7 +231,7 @@ class Zygote:
         while index < len(branches):
             if base is None:
                 # without a prefix there is nothing to share: every branch is a fork of our own
-                base = self._start_base(prefix, branches[index:] if prefix else branches[index : index + 1])
+                base = self._start_base(prefix, branches[index : index + (_SIBLINGS if prefix else 1)])
             if base is None:
                 for lost in range(index, len(branches)):
                     self._records += record(Record.LOST, lost)
@@ -252,28 +249,27 @@ class Zygote:
 
     def _start_base(self, prefix: list[str], branches: Sequence[list[str]]) -> _Base | None:
         """Fork a process and have it run the prefix; None where that fails."""
-        ours, theirs = socket.socketpair()
+        pairs = [socket.socketpair() for _ in branches]
         pid = os.fork()
         if pid == 0:
             try:
                 self._host.close()
-                ours.close()
-                program.serve(theirs, self._program, prefix, branches, self._timeout)
+                for ours, _ in pairs:
+                    ours.close()
+                program.serve([theirs for _, theirs in pairs], self._program, prefix, branches, self._timeout)
             finally:
                 os._exit(1)
-        theirs.close()
-        base = _Base(pid, ours, self._claim_bytes, len(branches))
-        if not prefix:
+        for _, theirs in pairs:
+            theirs.close()
+        base = _Base(pid, [ours for ours, _ in pairs], self._claim_bytes)
+        if not prefix or base.await_prefix(time.monotonic() + self._timeout):
             return base
-        with contextlib.suppress(TimeoutError, FrameError):
-            if base.reader.read(time.monotonic() + self._timeout) is not None:
-                return base
         base.end()
         return None
 
     def _run_branch(self, base: _Base, index: int, steps: int) -> _Outcome:
         """Have the next branch run, and record what becomes of its steps."""
-        reader = base.start_branch()
+        reader = base.next_branch()
         started = time.monotonic()
         deadline = started + self._timeout
         records, claims, end = bytearray(), 0, Record.CLAIM
