@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -38,9 +37,9 @@ class StageProgress:
         if self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=10),
                 MofNCompleteColumn(),
-                TimeRemainingColumn(),
+                TimeRemainingColumn(compact=True),  # all of it fits into 80 columns
                 TextColumn("{task.fields[figures]}"),
                 console=self._console,
                 transient=True,
@@ -60,15 +59,16 @@ class StageProgress:
         """Since the stage began."""
         return time.monotonic() - self._begun
 
-    def rate(self, count: float) -> str:
-        """A count as a rate since the beginning, three digits."""
+    def rate(self, count: float, unit: str) -> str:
+        """A count as a rate since the beginning, as `9.1k tok/s`."""
         per_second = count / max(self.seconds, 1e-6)
-        return f"{per_second / 1000:.1f}k/s" if per_second >= 1000 else f"{per_second:.3g}/s"
+        number = f"{per_second / 1000:.1f}k" if per_second >= 1000 else f"{per_second:.0f}"
+        return f"{number} {unit}/s"
 
-    def update(self, done: int, figures: Mapping[str, str]) -> None:
-        """Show how many are done and the stage's figures, as `{"solved": "61 %", "tokens": "9.1k/s"}`."""
+    def update(self, done: int, *figures: str) -> None:
+        """Show how many are done and the stage's figures, as `61% solved` and `9.1k tok/s`."""
         self._done = done
-        text = "  ".join(f"{name} {value}" for name, value in figures.items())
+        text = "  ".join(figures)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, figures=text)
         elif time.monotonic() - self._last_line >= HEARTBEAT_SECONDS:

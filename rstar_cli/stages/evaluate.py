@@ -150,8 +150,9 @@ def _solve(task: _Task, config: EvaluateConfig, few_shot: int, title: str) -> No
             for solved, row in enumerate(solve_greedily(todo, policy, sandbox, grader, config, few_shot), start=1):
                 journal.append(row)
                 right += row.samples[0].verdict is Verdict.CORRECT
-                figures = {"right": f"{right / solved:.0%}", "tokens": progress.rate(policy.usage.generated)}
-                progress.update(before + solved, figures)
+                progress.update(
+                    before + solved, f"{right / solved:.0%} right", progress.rate(policy.usage.generated, "tok")
+                )
         journal.finish([p.id for p in task.problems], task.rows)
 
 

@@ -141,12 +141,12 @@ def _search(task: _Task, config: GenerateConfig, title: str) -> dict[str, Any]:
             for searched, row in enumerate(rows, start=1):
                 journal.append(row)
                 solved += is_solved(row)
-                figures = {
-                    "solved": f"{solved / searched:.0%}",
-                    "tokens": progress.rate(policy.usage.generated),
-                    "executions": progress.rate(sandbox.counts.total()),
-                }
-                progress.update(before + searched, figures)
+                progress.update(
+                    before + searched,
+                    f"{solved / searched:.0%} solved",
+                    progress.rate(policy.usage.generated, "tok"),
+                    progress.rate(sandbox.counts.total(), "exec"),
+                )
             seconds = progress.seconds
         journal.finish([p.id for p in task.problems], task.output)
         return {

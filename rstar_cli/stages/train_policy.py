@@ -68,7 +68,7 @@ def _fit(rows: list[SftRow], model: str, output: Path, config: TrainPolicyConfig
     with StageProgress(summary.stage, updates) as progress:
 
         def show(at: TrainProgress) -> None:
-            progress.update(at.update, {"loss": f"{at.loss:.3f}", "tokens": f"{at.tokens_per_second / 1000:.1f}k/s"})
+            progress.update(at.update, f"loss {at.loss:.3f}", f"{at.tokens_per_second / 1000:.1f}k tok/s")
 
         report = train_policy(rows, model=model_path(model), output=output, config=config, on_progress=show)
     summary.figures = {

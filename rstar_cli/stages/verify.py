@@ -67,10 +67,8 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
             counts["solved"] += any(s.verdict is Verdict.CORRECT for s in solutions)
             progress.update(
                 counts["problems"],
-                {
-                    "solved": f"{counts['solved'] / counts['problems']:.0%}",
-                    "programs": progress.rate(counts["solutions"]),
-                },
+                f"{counts['solved'] / counts['problems']:.0%} solved",
+                progress.rate(counts["solutions"], "exec"),
             )
         seconds = progress.seconds
     summary.figures = {
