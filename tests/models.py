@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ TEXTS = [
 ]
 
 
-def tokenizer(*, single_tags: bool) -> Any:
-    """A byte-level BPE tokenizer; with `single_tags` each step tag is one token, else it takes several."""
+def tokenizer(*, single_tags: bool, pieces: Sequence[str] = ()) -> Any:
+    """A byte-level BPE tokenizer; with `single_tags` each step tag is one token, else it takes several.
+
+    `pieces` are tokens, too.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -27,10 +31,13 @@ def tokenizer(*, single_tags: bool) -> Any:
     raw.train_from_iterator(TEXTS, trainer)
     if single_tags:
         raw.add_tokens(list(TAGS))
+    raw.add_tokens(list(pieces))
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|end|>", pad_token="<|end|>")
 
 
-def save(path: Path, *, kind: str = "qwen2", single_tags: bool = True, seed: int = 0) -> Path:
+def save(
+    path: Path, *, kind: str = "qwen2", single_tags: bool = True, seed: int = 0, pieces: Sequence[str] = ()
+) -> Path:
     """Save a random model of a few thousand parameters with its tokenizer.
 
     `qwen2.5-math-7b` has that model's config.json, field by field, with small sizes.
@@ -38,7 +45,7 @@ def save(path: Path, *, kind: str = "qwen2", single_tags: bool = True, seed: int
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-    hf = tokenizer(single_tags=single_tags)
+    hf = tokenizer(single_tags=single_tags, pieces=pieces)
     size = {
         "vocab_size": len(hf),
         "hidden_size": 32,

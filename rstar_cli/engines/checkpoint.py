@@ -51,7 +51,7 @@ def load_model(model: str | Path, device: str, dtype: str) -> Any:
         )
         # transformers only warns of these, and goes on with random weights
         if lacking := sorted(report["missing_keys"]):
-            raise ValueError(f"it lacks {len(lacking)} weights, {lacking[0]} the first")
+            raise ValueError(f"it lacks {len(lacking)} weight(s), {lacking[0]} the first")
         return loaded.to(device).eval()
     except torch.OutOfMemoryError as error:
         raise SetupError(
@@ -75,7 +75,7 @@ def state_shape(model: Any) -> tuple[int, int, int]:
 
     with torch.inference_mode():
         token = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
-        cache = model(input_ids=token, use_cache=True, logits_to_keep=1).past_key_values
+        cache = getattr(model(input_ids=token, use_cache=True), "past_key_values", None)
     layers = list(getattr(cache, "layers", ()))
     kept = [(layer.keys, layer.values) for layer in layers if type(layer) is DynamicLayer]
     shapes = {tuple(states.shape) for pair in kept for states in pair if states is not None}
