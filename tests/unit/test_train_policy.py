@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rstar_cli.config import TrainPolicyConfig
-from rstar_cli.errors import DataError, SetupError
+from rstar_cli.errors import DataError, SetupError, StorageError
 from rstar_cli.prompts import render_prompt
 from rstar_cli.records import SftRow, SftStep
 from rstar_cli.tokens import IGNORED, StepTokenizer
@@ -181,7 +181,7 @@ def test_rows_beyond_the_limit_are_left_out_and_counted(base: Path, tmp_path: Pa
 def test_lora_saves_a_merged_plain_checkpoint(base: Path, tmp_path: Path) -> None:
     import torch
 
-    report = fit(base, tmp_path / "out", epochs=30, lora_rank=4, learning_rate=1e-2, optimizer="muon")
+    report = fit(base, tmp_path / "out", epochs=12, lora_rank=4, learning_rate=2e-2, optimizer="muon")
     assert report.final_loss < report.first_loss / 2
     before, after = weights(base), weights(tmp_path / "out")
     assert before.keys() == after.keys()
@@ -306,6 +306,12 @@ def test_a_checkpoint_that_cannot_be_used_is_a_setup_error(base: Path, tmp_path:
         fit(own_code, tmp_path / "out")
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_a_storage_error(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    with pytest.raises(StorageError, match="file"):
+        fit(base, tmp_path / "file" / "out")
 
 
 def test_a_pickled_checkpoint_is_not_read(base: Path, tmp_path: Path) -> None:
