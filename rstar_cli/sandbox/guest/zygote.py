@@ -166,7 +166,7 @@ class _Base:
     """
 
     def __init__(self, pid: int, replies: list[socket.socket], claim_bytes: int) -> None:
-        self._pid = pid
+        self.pid = pid
         self._replies = replies
         self._readers = deque(FrameReader(reply, claim_bytes) for reply in replies)
 
@@ -195,7 +195,7 @@ class _Base:
         """End it and all that came of it."""
         for reply in self._replies:
             reply.close()
-        _end_children(self._pid)
+        _end_children(self.pid)
 
 
 class Zygote:
@@ -290,4 +290,6 @@ class Zygote:
             started = now
         patience = _END_SECONDS if end in (Record.CLAIM, Record.KILLED) else 0.0
         clean = not base.spent and reader.close(time.monotonic() + patience)
+        if clean:
+            os.kill(base.pid, signal.SIGCONT)  # the branch may have stopped it
         return _Outcome(records, claims, end, clean)
