@@ -151,7 +151,7 @@ def pick(logits: Tensor, temperatures: Tensor, keys: Tensor, steps: Tensor) -> t
     target = uniforms(keys, steps)[:, None] * cumulative[:, -1:]
     tokens = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp_(max=vocabulary - 1)
     if bool(greedy.any()):
-        tokens = torch.where(greedy, logprobs.argmax(-1), tokens)
+        tokens = torch.where(greedy, logits.argmax(-1), tokens)
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rstar_cli.cores import leave_one_core
 from rstar_cli.engines import checkpoint
-from rstar_cli.engines.cache import BatchStates, Entry, Ids, PrefixCache
+from rstar_cli.engines.cache import TILE, BatchStates, Entry, Ids, PrefixCache, whole
 from rstar_cli.engines.decode import DecodeLoop, Endings, Prefix, Row, Shape, signed64
 from rstar_cli.errors import SetupError
 from rstar_cli.prompts import STEP_END
@@ -256,6 +256,7 @@ class TransformersPolicy:
 
         device = self._shape.device
         new = max(prefix.missing for prefix in group)
+        new = whole(new) if new >= TILE else whole(new, 4)
         end = max(prefix.covered for prefix in group) + new
         states = BatchStates(self._shape.states, len(group), end, self._shape.dtype, device)
         ids = torch.zeros((len(group), new), dtype=torch.int64)
@@ -264,8 +265,9 @@ class TransformersPolicy:
             ids[row, : prefix.missing] = torch.tensor(prefix.ids[prefix.covered : prefix.goal - 1])
             self._usage.prefilled += prefix.missing
         covered = torch.tensor([prefix.covered for prefix in group])
-        # shorter rows run on into padding, which nobody looks at
-        positions = covered[:, None] + torch.arange(new)
+        positions = covered[:, None] + torch.arange(new)  # shorter rows run on into padding, which nobody looks at
+        if self._context is not None:
+            positions.clamp_(max=self._context - 1)  # padding must have a position; a prefix never takes the last one
         self._forward(ids.to(device), positions.to(device), states)
         for row, prefix in enumerate(group):
             kept = states.slice(row, prefix.covered, prefix.goal - 1)
@@ -281,6 +283,11 @@ class TransformersPolicy:
             before = end
 
     def _forward(self, ids: Tensor, positions: Tensor, states: BatchStates) -> Tensor:
+        import torch
+
+        rows, new = ids.shape
+        padding = (0, 0, 0, -rows % (TILE if new == 1 else 4))  # rows of zeros, that write where no row is
+        ids, positions = (torch.nn.functional.pad(x, padding) for x in (ids, positions))
         cache, mask = states.at(positions)
         out = self._model(
             input_ids=ids,
@@ -290,7 +297,7 @@ class TransformersPolicy:
             use_cache=True,
             logits_to_keep=1,
         )
-        logits: Tensor = out.logits[:, -1]
+        logits: Tensor = out.logits[:rows, -1]
         return logits
 
     def _closes(self, row: Row) -> bool:
@@ -313,7 +320,7 @@ class TransformersPolicy:
         for end in ends:
             ids = tuple(row.ids[begin:end])
             segments.append(Segment(self._tokenizer.decode(ids), ids))
-            logprobs.append(round(sum(row.logprobs[begin:end]), 4))  # the last digits hang on the batch
+            logprobs.append(round(sum(row.logprobs[begin:end]), 4))  # on a GPU the last digits hang on the batch
             begin = end
         assert row.finish is not None  # noqa: S101
         return Sample(tuple(segments), tuple(logprobs), row.finish)

@@ -58,6 +58,20 @@ def test_other_architectures_decode_as_they_do_by_themselves(tmp_path: Path, kin
         assert len(got) == 12 or expected[len(got)] == 0
 
 
+def test_prompts_up_to_the_last_learned_position(tmp_path: Path) -> None:
+    """gpt2 has an embedding of each position: padding must not ask for one beyond."""
+    policy = load(save(tmp_path, "gpt2", **OTHERS["gpt2"]))
+    a = policy._tokenizer.encode("a")
+    asked = [
+        SampleRequest((Segment("", a * length),), 1, 0, ("never>",), 12, 0.0) for length in (1, 20, 100, 126, 127, 128)
+    ]
+    lengths = [len(sample.segments[0].token_ids or ()) for (sample,) in policy.sample(asked)]
+    assert lengths[-2:] == [1, 0]
+    for asking, (together,) in zip(asked, policy.sample(asked), strict=True):
+        ((alone,),) = load(tmp_path).sample([asking])
+        assert alone == together
+
+
 def edited_config(path: Path, **fields: Any) -> Path:
     file = path / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
