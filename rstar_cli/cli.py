@@ -129,7 +129,7 @@ def init(
 ) -> None:
     """Make a run from a recipe. A stage makes one from the default recipe by itself where there is none."""
     made = RunDir.create(run or default_run(), recipe)
-    _note(f"{made.root / 'recipe.toml'} is there.\nnext: {made.command('generate', 1)}")
+    _note(f"The run's recipe is {made.root / 'recipe.toml'}\nnext: {made.command('generate', 1)}")
 
 
 @problems_app.command("make")
@@ -201,6 +201,8 @@ def _show(place: Place, summary: Summary) -> None:
         report = {
             "stage": summary.stage,
             "figures": summary.figures,
+            "data": summary.data,
+            "done_before": summary.done_before,
             "files": [str(path) for path in summary.files],
             "next": summary.next_command,
             "notes": summary.notes,
@@ -225,8 +227,10 @@ def _print_summary(summary: Summary) -> None:
     console.print(table)
     for note in summary.notes:
         console.print(note, style="yellow", markup=False)
+    if summary.done_before:
+        console.print("It was done before; nothing was changed.")
     for path in summary.files:
-        console.print(f"wrote {path}", markup=False, soft_wrap=True)
+        console.print(f"{'there:' if summary.done_before else 'wrote'} {path}", markup=False, soft_wrap=True)
     if summary.next_command:
         console.print(f"next: {summary.next_command}", markup=False, soft_wrap=True, style="bold")
 
@@ -238,19 +242,21 @@ def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
 def main() -> None:
     """Run the command line; every ending has its exit code (DESIGN section 3)."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]  # it may stand anywhere
     signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
     except RstarError as error:
-        sys.exit(_fail(error))
+        sys.exit(_fail(error, debug))
     except SystemExit as end:
         if end.code in (130, 143):
             _note("interrupted; what was finished is kept. Run the same command again to go on.")
         raise
 
 
-def _fail(error: RstarError) -> int:
-    if "--debug" in sys.argv:
+def _fail(error: RstarError, debug: bool) -> int:
+    if debug:
         import traceback
 
         traceback.print_exception(error)

@@ -173,7 +173,7 @@ class TrainPolicyConfig(Settings):
     learning_rate: float = Field(7e-6, gt=0)
     """Peak learning rate; linear decay to 0."""
     batch_size: int = Field(128, ge=1)
-    """Rows an update."""
+    """Rows an update, on average at most: updates hold equal tokens."""
     batch_tokens: int = Field(16384, ge=1)
     """Token cap of one forward and backward pass, padding counted."""
     max_length: int = Field(4096, ge=8)
@@ -288,7 +288,9 @@ def load_recipe(path: Path | None) -> Recipe:
     try:
         return Recipe(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError as error:
-        raise DataError("no such recipe", path=path, remedy="Give a recipe file; see recipes/.") from error
+        raise DataError(
+            "no such recipe", path=path, remedy="Give a recipe file, or none for the default recipe."
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError("not UTF-8 text", path=path) from error
     except OSError as error:

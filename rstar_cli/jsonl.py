@@ -13,11 +13,10 @@ import math
 import os
 import re
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -28,9 +27,6 @@ RowT = TypeVar("RowT", bound=BaseModel)
 
 MAX_LINE = 64 * 1024 * 1024
 """Bytes of the longest line that is read or written; a longer one is a file of another kind."""
-
-FSYNC_SECONDS = 2.0
-"""A journal's rows are on the disk at most this long after they were appended (if another append follows)."""
 
 _BOM = b"\xef\xbb\xbf"
 _FORMAT = "every line must be one JSON object, in UTF-8; give a JSON array the suffix .json"
@@ -85,7 +81,7 @@ def read_objects(path: Path | str) -> Iterator[tuple[int, dict[str, object]]]:
         StorageError: the file can't be read.
     """
     for number, line in _lines(path):
-        yield number, _parse_object(line, path, number)
+        yield number, parse_object(line, path, number)
 
 
 def dump(row: BaseModel | Mapping[str, object]) -> bytes:
@@ -144,11 +140,11 @@ def replacing(path: Path | str) -> Iterator[Callable[[bytes], None]]:
     target = Path(os.path.realpath(path))  # a link stays a link
     through = str(path) == "-" or (target.exists() and not target.is_file())
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with _storage(path, "write"):
+    with storage_errors(path, "write"):
         file = sys.stdout.buffer if str(path) == "-" else (target if through else temporary).open("wb")
 
     def write(data: bytes) -> None:
-        with _storage(path, "write"):
+        with storage_errors(path, "write"):
             file.write(data)
             if through:
                 file.flush()
@@ -156,7 +152,7 @@ def replacing(path: Path | str) -> Iterator[Callable[[bytes], None]]:
     try:
         yield write
         if not through:
-            with _storage(path, "write"):
+            with storage_errors(path, "write"):
                 file.flush()
                 os.fsync(file.fileno())
                 temporary.replace(target)
@@ -177,7 +173,7 @@ def digest(path: Path | str) -> Digest:
         StorageError: the file can't be read.
     """
     sha, lines, last = hashlib.sha256(), 0, b"\n"
-    with _reading(path) as file:
+    with reading(path) as file:
         while chunk := file.read(1 << 20):
             sha.update(chunk)
             lines += chunk.count(b"\n")
@@ -185,141 +181,9 @@ def digest(path: Path | str) -> Digest:
     return Digest(sha.hexdigest(), lines + (last != b"\n"))
 
 
-class Journal:
-    """A file that rows are appended to as they are finished, and that a killed run takes up again.
-
-    Each row is one `write()` to the end of the partial file, so a kill can tear the last row only. Opening cuts a torn
-    row off and says which ids are done; `finish` writes the rows in canonical order, complete or absent. Only ids and
-    byte offsets are held in memory. One process at a time (the caller holds the stage's lock).
-
-    Args:
-        path: the partial file, by convention `X.jsonl.partial`; made if absent.
-        key: the field that identifies a row; a non-empty string, unique.
-
-    Raises:
-        DataError: a corrupt row that isn't the last one, a row without id, or an id twice.
-        StorageError: the file can't be read or written.
-    """
-
-    def __init__(self, path: Path | str, key: str = "problem_id") -> None:
-        self.path = Path(path)
-        self.key = key
-        self._rows: dict[str, tuple[int, int]] = {}
-        with _storage(self.path, "write"):
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        try:
-            self._end = self._scan()
-            with _storage(self.path, "write"):
-                os.ftruncate(self._fd, self._end)
-        except BaseException:
-            os.close(self._fd)
-            raise
-        self._synced = time.monotonic()
-
-    @property
-    def done(self) -> set[str]:
-        """Ids of the rows in the file."""
-        return set(self._rows)
-
-    def append(self, row: BaseModel | Mapping[str, object]) -> None:
-        """Append one finished row.
-
-        Raises:
-            DataError: no id, an id that is done already, or a row that can't be written.
-            StorageError: the write failed; the file is left as it was before.
-        """
-        fields = row if isinstance(row, Mapping) else {self.key: getattr(row, self.key, None)}
-        name = self._identify(fields, None)
-        line = dump(row)
-        with _storage(self.path, "write"):
-            try:
-                written = os.write(self._fd, line)
-                while written < len(line):  # a full disk gives a short write first, then an error
-                    written += os.write(self._fd, line[written:])
-            except BaseException:
-                os.ftruncate(self._fd, self._end)
-                raise
-            self._rows[name] = (self._end, len(line))
-            self._end += len(line)
-            if time.monotonic() - self._synced >= FSYNC_SECONDS:
-                os.fsync(self._fd)
-                self._synced = time.monotonic()
-
-    def finish(self, order: Sequence[str], path: Path | str) -> Digest:
-        """Write the rows of `order`, in that order, to the final file; then remove the partial one and close.
-
-        Rows of other ids are left out.
-
-        Raises:
-            DataError: an id of `order` has no row.
-            StorageError: the final file can't be written; the partial one is kept.
-        """
-        absent = next((name for name in order if name not in self._rows), None)
-        if absent is not None:
-            raise DataError(f"no row for {absent!r}", path=self.path, remedy="run the stage again to finish it")
-        sha = hashlib.sha256()
-        with replacing(path) as write:
-            for name in order:
-                offset, length = self._rows[name]
-                with _storage(self.path, "read"):
-                    line = os.pread(self._fd, length, offset)
-                sha.update(line)
-                write(line)
-        self.close()
-        with _storage(self.path, "remove"):
-            self.path.unlink()
-        return Digest(sha.hexdigest(), len(order))
-
-    def close(self) -> None:
-        """Sync to the disk and close; the partial file stays. May be called twice."""
-        if self._fd < 0:
-            return
-        fd, self._fd = self._fd, -1
-        with _storage(self.path, "write"):
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _scan(self) -> int:
-        """Index the rows; the offset where whole rows end."""
-        offset = 0
-        with _reading(self.path) as file:
-            size = os.fstat(file.fileno()).st_size
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
-                end = offset + len(line)
-                if not line.endswith(b"\n") and end == size:
-                    return offset
-                try:
-                    fields = _parse_object(line, self.path, number)
-                except DataError as error:
-                    if end == size:  # whole by its newline, yet unreadable: a crash may leave blocks unwritten
-                        return offset
-                    error.remedy = f"delete line {number}; its problem is then done again"
-                    raise
-                self._rows[self._identify(fields, number)] = (offset, len(line))
-                offset = end
-        return offset
-
-    def _identify(self, fields: Mapping[str, object], number: int | None) -> str:
-        name = fields.get(self.key)
-        if not isinstance(name, str) or not name:
-            why = "has no id" if name is None else "must be a non-empty string"
-            raise DataError(why, path=self.path, line=number, field=self.key, remedy="delete the row")
-        if name in self._rows:
-            raise DataError(f"{name!r} is there already", path=self.path, line=number, field=self.key)
-        return name
-
-
 def _lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
     """Lines that aren't blank, with their numbers from 1, stripped of white space and byte-order mark."""
-    with _reading(path) as file:
+    with reading(path) as file:
         for number, raw in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
             if len(raw) > MAX_LINE:
                 why = f"the line is longer than {MAX_LINE:,} bytes"
@@ -328,7 +192,12 @@ def _lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def _parse_object(line: bytes, path: Path | str, number: int) -> dict[str, object]:
+def parse_object(line: bytes, path: Path | str, number: int) -> dict[str, object]:
+    """The JSON object on a line.
+
+    Raises:
+        DataError: there is none; names path and line number.
+    """
     try:
         value = orjson.loads(line)
         if _BIG_INTEGER.search(line):  # orjson makes floats of integers beyond 64 bits
@@ -367,9 +236,9 @@ def _shown(path: Path | str) -> Path | str:
 
 
 @contextmanager
-def _reading(path: Path | str) -> Iterator[BinaryIO]:
+def reading(path: Path | str) -> Iterator[BinaryIO]:
     """Open a file for reading, `-` being stdin, which isn't closed."""
-    with _storage(_shown(path), "read"):
+    with storage_errors(_shown(path), "read"):
         try:
             with nullcontext(sys.stdin.buffer) if str(path) == "-" else Path(path).open("rb") as file:
                 yield file
@@ -378,10 +247,12 @@ def _reading(path: Path | str) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _storage(path: Path | str, doing: str) -> Iterator[None]:
+def storage_errors(path: Path | str, doing: str) -> Iterator[None]:
     """Turn an `OSError` into a `StorageError` that says what to do."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # the reader of our stdout has enough: that is no fault of a disk
     except OSError as error:
         remedy = _STORAGE_REMEDIES.get(error.errno or 0, "check the disk, then run the same command again")
         raise StorageError(f"{path}: can't {doing} it: {error.strerror or error}", remedy=remedy) from error

@@ -86,7 +86,7 @@ class EvaluatePlace(RunPlace):
     policy: str | None = None
     """Policy to evaluate, with no run needed: `embedded`, a checkpoint directory, or a hub id."""
     output: Path | None = None
-    """Folder for the results when no run is used."""
+    """Folder for the results when no run is used. [default: eval/POLICY]"""
 
 
 PlaceT = TypeVar("PlaceT", bound=Place)

@@ -73,11 +73,13 @@ class StageProgress:
             self._bar.update(self._task, completed=done, figures=text)
         elif time.monotonic() - self._last_line >= HEARTBEAT_SECONDS:
             self._last_line = time.monotonic()
-            self._console.print(f"{self._title}: {done}/{self._total}  {text}  left {self._left()}", highlight=False)
+            self._console.print(
+                f"{self._title}: {done}/{self._total}  {text}  left {self._left()}", highlight=False, soft_wrap=True
+            )
 
     def _left(self) -> str:
         fresh = self._done - self._started_with
-        if fresh <= 0:
+        if fresh < 10:  # too few to tell: loading is in their time
             return "?"
         seconds = self.seconds / fresh * max(self._total - self._done, 0)
         return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

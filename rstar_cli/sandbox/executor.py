@@ -135,19 +135,20 @@ class Sandbox:
             if feed.error is not None:
                 raise feed.error
         finally:
-            self._selector.unregister(feed.signal)
+            if not self._closed:
+                self._selector.unregister(feed.signal)
             feed.close()
             self._forget(under_way)
 
     def _submit(self, request: ExecuteRequest) -> Job:
-        if self._closed:
-            raise RuntimeError("the sandbox is closed")
         job = Job(request)
         self._waiting[job.scientific].append(job)
         return job
 
     def _pump(self) -> None:
         """Hand out work, then wait for something to happen, at most a second, and take it in."""
+        if self._closed:
+            raise RuntimeError("the sandbox is closed")
         self._hand_out()
         for slot in self._slots:
             for worker in slot.values():

@@ -34,6 +34,8 @@ class Summary:
         next_command: the command that goes on from here; None at the end.
         notes: sentences that the user should read.
         partial: done in part (exit code 7).
+        data: the figures as plain values, for `--json`.
+        done_before: nothing was done now: it was there.
     """
 
     stage: str
@@ -42,6 +44,8 @@ class Summary:
     next_command: str | None = None
     notes: list[str] = field(default_factory=list)
     partial: bool = False
+    data: dict[str, Any] = field(default_factory=dict)
+    done_before: bool = False
 
 
 class StageRecord:
@@ -89,7 +93,15 @@ class StageRecord:
         begun = {"config": {**entry.get("config", {}), **_flat(entry.get("inputs", {}))}}
         remedy = f"Use the settings and inputs it was begun with, or remove {left[0]} to do it again."
         check_unchanged(begun, asked, f"{self._stage} in {self._manifest.parent}", remedy)
-        return entry.get("status") == "complete" and all(path.exists() for path in self._outputs)
+        # outputs are complete or absent: a stop between the last of them and the manifest's last word loses nothing
+        return all(path.exists() for path in self._outputs)
+
+    def told_again(self, summary: Summary) -> Summary:
+        """The summary of a stage that was done before, with what the manifest tells of it."""
+        summary.done_before = True
+        summary.data = read_manifest(self._manifest)[self._stage].get("counts", {})
+        summary.figures = dict(summary.data)
+        return summary
 
     def begin(self) -> None:
         """Record that the stage runs."""

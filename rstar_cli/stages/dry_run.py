@@ -82,8 +82,8 @@ def dry_run_evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir |
         problems = read_source(place.benchmark or "", place.limit)
         summary.figures["problems"] = len(problems)
     else:
-        sets = {name: eval_problems(run, name, keep=False) for name in run.recipe.eval_sets}
-        problems = [p for found in sets.values() for p in found[: place.limit]]
+        sets = {name: eval_problems(run, name, keep=False)[: place.limit] for name in run.recipe.eval_sets}
+        problems = [p for found in sets.values() for p in found]
         summary.figures["problems"] = ", ".join(f"{name}: {len(found)}" for name, found in sets.items())
     summary.figures |= {"policy": model, "tokens to generate": f"at most {len(problems) * config.max_tokens:,}"}
     return _prompt(summary, config, model, problems)

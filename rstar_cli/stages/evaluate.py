@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import orjson
 from rstar_cli.config import EvaluateConfig
 from rstar_cli.errors import UsageError
 from rstar_cli.grader import Grader
-from rstar_cli.jsonl import Journal, read_rows
+from rstar_cli.journal import Journal
+from rstar_cli.jsonl import read_rows
 from rstar_cli.layout import RunDir, write_bytes
 from rstar_cli.metrics import accuracy, accuracy_by_level
 from rstar_cli.options import EvaluatePlace
@@ -102,7 +104,7 @@ def _without_run(place: EvaluatePlace, config: EvaluateConfig) -> Summary:
     if place.policy is None or place.benchmark is None:
         raise UsageError("without a run, evaluate needs --policy and --benchmark", remedy="Give both, or a --run.")
     problems = read_source(place.benchmark, place.limit)
-    folder = place.output or Path("eval")
+    folder = place.output or Path("eval") / re.sub(r"[^\w.-]+", "_", place.policy).strip("_.")
     summary = Summary("evaluate")
     task = _Task(eval_name(place.benchmark), problems, place.policy, place.policy, folder, folder / "manifest.json")
     _evaluate(task, config, summary)
@@ -123,6 +125,7 @@ def _evaluate(task: _Task, config: EvaluateConfig, summary: Summary) -> None:
     record = StageRecord(task.manifest, f"evaluate {task.name} {METHOD}", identity, inputs, [task.rows, task.summary])
     if record.is_complete():
         figures = orjson.loads(task.summary.read_bytes())[METHOD]
+        summary.done_before = True
     else:
         record.begin()
         _solve(task, config, few_shot, summary.stage)
@@ -132,6 +135,7 @@ def _evaluate(task: _Task, config: EvaluateConfig, summary: Summary) -> None:
         write_bytes(task.summary, orjson.dumps(methods, option=orjson.OPT_INDENT_2) + b"\n")
         record.complete({"problems": len(task.problems)}, tokens=figures["tokens"])
     _tell(summary, task.name, figures)
+    summary.data[task.name] = {METHOD: figures}
     summary.files += [task.summary, task.rows]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from rstar_cli.config import GenerateConfig
 from rstar_cli.errors import UsageError
 from rstar_cli.grader import Grader
-from rstar_cli.jsonl import Journal
+from rstar_cli.journal import Journal
 from rstar_cli.layout import RunDir
 from rstar_cli.options import GeneratePlace
 from rstar_cli.progress import StageProgress
@@ -90,6 +90,10 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None) -
 
 def _on_files(place: GeneratePlace, config: GenerateConfig) -> Summary:
     refuse_run_flags("generate", run=place.run)
+    if str(place.output) == "-":
+        raise UsageError(
+            "trees go to a file, so that a stopped search can go on", remedy="Give --output a file's name."
+        )
     if place.problems is None or place.output is None:
         raise UsageError("--output needs --problems", remedy="Give both, or neither and a --run.")
     problems = read_source(place.problems, place.limit)
@@ -104,8 +108,7 @@ def _on_files(place: GeneratePlace, config: GenerateConfig) -> Summary:
 
 def _unless_done(task: _Task, config: GenerateConfig, record: StageRecord, summary: Summary) -> Summary:
     if record.is_complete():
-        summary.notes.append("It was done before; nothing was changed.")
-        return summary
+        return record.told_again(summary)
     record.begin()
     figures = _search(task, config, summary.stage)
     summary.figures = {
@@ -120,6 +123,7 @@ def _unless_done(task: _Task, config: GenerateConfig, record: StageRecord, summa
         )
     counts = {name: figures[name] for name in ("problems", "searched now", "solved")}
     tokens = {"generated": figures["tokens generated"], "prefilled": figures["tokens prefilled"]}
+    summary.data = counts
     record.complete(counts, tokens=tokens)
     return summary
 

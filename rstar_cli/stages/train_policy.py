@@ -7,7 +7,7 @@ from pathlib import Path
 from rstar_cli.config import TrainPolicyConfig
 from rstar_cli.errors import DataError, UsageError
 from rstar_cli.jsonl import read_rows
-from rstar_cli.layout import RunDir, model_path
+from rstar_cli.layout import RunDir, model_path, read_manifest
 from rstar_cli.options import TrainPlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.records import SftRow
@@ -34,8 +34,9 @@ def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> S
     summary = Summary(f"train-policy round {place.round}", files=[files.policy])
     summary.next_command = run.command("evaluate", place.round)
     if record.is_complete():
-        summary.notes.append("It was done before; nothing was changed.")
-        return summary
+        return record.told_again(summary)
+    for number in rounds:
+        _check_fresh(run, number)
     rows = [row for path in sources.values() for row in read_rows(path, SftRow)]
     if not rows:
         raise DataError(
@@ -47,6 +48,24 @@ def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> S
     _fit(rows, model, files.policy, config, summary)
     record.complete(summary.figures)
     return summary
+
+
+def _check_fresh(run: RunDir, number: int) -> None:
+    """Refuse training rows that were made from other trees than the round has now.
+
+    Raises:
+        DataError: says how to make them anew.
+    """
+    files = run.round(number)
+    stages = read_manifest(files.manifest)
+    made_from = stages.get("verify", {}).get("inputs", {}).get("trees")
+    now = stages.get("generate", {}).get("outputs", {}).get("trees.jsonl")
+    if made_from is not None and now is not None and made_from != now:
+        raise DataError(
+            "was made from other trees than the round has now",
+            path=files.sft,
+            remedy=f"Remove {files.solutions} and run: {run.command('verify', number)}",
+        )
 
 
 def _on_files(place: TrainPlace, config: TrainPolicyConfig) -> Summary:
@@ -81,3 +100,4 @@ def _fit(rows: list[SftRow], model: str, output: Path, config: TrainPolicyConfig
         "final loss": round(report.final_loss, 4),
         "seconds": round(report.seconds, 1),
     }
+    summary.data = dict(summary.figures)

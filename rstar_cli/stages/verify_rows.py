@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from rstar_cli.config import VerifyConfig
@@ -21,6 +22,9 @@ from rstar_cli.stages.common import Summary, open_sandbox, refuse_run_flags
 KINDS = ("prediction", "solution", "code")
 """Fields that hold what is checked; a row has just one of them."""
 
+NO_GOLD = "no gold"
+"""What decided the verdict of a bare run: there is nothing to compare with."""
+
 Row = dict[str, Any]
 
 
@@ -29,6 +33,8 @@ def verify_rows(place: VerifyPlace, config: VerifyConfig) -> Summary:
     refuse_run_flags("verify", run=place.run)
     if place.input is None or place.output is None:
         raise UsageError("--input and --output go together", remedy="Give both, or neither and a --run.")
+    if place.input != "-" and Path(place.input).resolve() == Path(place.output).resolve():
+        raise UsageError("--output would replace --input", remedy="Give another --output.")
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
         sandbox = stack.enter_context(open_sandbox(config))
@@ -36,8 +42,11 @@ def verify_rows(place: VerifyPlace, config: VerifyConfig) -> Summary:
         write = stack.enter_context(replacing(place.output))
         for row in checked(read_objects(place.input), place.input, sandbox, grader):
             write(dump(row))
-            counts[row["verdict"]] += 1
-    return Summary("verify", figures={"rows": counts.total(), **counts})
+            counts[NO_GOLD if row["decided_by"] == NO_GOLD else row["verdict"]] += 1
+    summary = Summary("verify", figures={"rows": counts.total(), **counts}, data=dict(counts))
+    if place.output != "-":
+        summary.files.append(Path(place.output))
+    return summary
 
 
 def checked(rows: Iterator[tuple[int, Row]], origin: str, sandbox: Sandbox, grader: Grader) -> Iterator[Row]:
@@ -73,7 +82,15 @@ def _kind(row: Row, origin: str, line: int) -> str:
             f"has {' and '.join(given) or 'none'} of {', '.join(KINDS)}; a row has just one",
             path=origin,
             line=line,
-            remedy="Leave one of the fields.",
+            remedy="Leave one of them." if given else "Add one of them: that is what is checked.",
+        )
+    if "answer" not in row:
+        raise DataError(
+            "is missing: there is nothing to compare with",
+            path=origin,
+            line=line,
+            field="answer",
+            remedy='Name the gold answer "answer", or write "answer": "" for a bare run.',
         )
     for name in (given[0], "answer"):
         if row.get(name) is not None and not isinstance(row[name], str | int | float):
@@ -99,7 +116,7 @@ def _judged(row: Row, predicted: str | None, ran: ExecutionResult | None, grader
 def _grade(row: Row, predicted: str | None, ran: ExecutionResult | None, grader: Grader) -> Grade:
     gold = row.get("answer")
     if gold is None or gold == "":  # a bare run: nothing to compare with
-        return Grade(Verdict.NO_ANSWER, "no gold")
+        return Grade(Verdict.NO_ANSWER, NO_GOLD)
     if predicted is None and ran is not None and not ran.ok:
         return Grade(Verdict.NO_ANSWER, f"execution {ran.status.value}")
     return grader.grade([(str(gold), predicted)])[0]

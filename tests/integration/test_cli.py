@@ -139,6 +139,36 @@ def test_a_second_call_changes_nothing(run: Path) -> None:
     assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*.jsonl")}
 
 
+def test_two_processes_on_one_stage_do_not_mix(run: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rstar_cli", *SCRIPTED, "--run", "r", "--in-flight", "2"]
+    journal = tmp_path / "r/round_1/trees.jsonl.partial"
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as first:
+        while not journal.exists() and first.poll() is None:
+            time.sleep(0.005)
+        second = rstar(*SCRIPTED, "--run", "r", "--in-flight", "2", cwd=tmp_path, check=False)
+        assert first.wait(timeout=120) == 0
+    assert second.returncode == 6, second.stderr
+    assert "another process" in second.stderr
+    assert sha(tmp_path / "r/round_1/trees.jsonl") == sha(run / "round_1/trees.jsonl")
+
+
+def test_training_rows_of_other_trees_are_refused(tmp_path: Path) -> None:
+    rstar(*SCRIPTED, "--run", "r", cwd=tmp_path)
+    rstar("verify", "--run", "r", cwd=tmp_path)
+    (tmp_path / "r/round_1/trees.jsonl").unlink()
+    rstar("generate", "--engine", "scripted", "--rollouts", "2", "--limit", "24", "--run", "r", cwd=tmp_path)
+    refused = rstar("train-policy", "--run", "r", cwd=tmp_path, check=False)
+    assert refused.returncode == 3
+    assert "other trees" in refused.stderr
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m rstar_cli problems make --count 3000 --output - | head -1"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["id"]
+    assert "error" not in done.stderr
+
+
 def test_other_settings_are_refused_by_name(run: Path) -> None:
     refused = rstar(*SCRIPTED[:-3], "5", "--limit", "24", "--run", str(run), cwd=run, check=False)
     assert refused.returncode == 4
@@ -240,6 +270,7 @@ def test_a_finished_row_comes_out_while_stdin_stays_open(tmp_path: Path) -> None
     ("line", "says"),
     [
         (b'{"answer": "1"}', "none of prediction"),
+        (b'{"gold": "1", "prediction": "1"}', "answer"),
         (b'{"answer": "1", "prediction": "1", "code": "1"}', "prediction and code"),
         (b"[1]", "not a JSON object"),
     ],

@@ -106,7 +106,7 @@ def test_permuted_golds_leave_answers_unchanged(run: Path, tmp_path: Path) -> No
     for name, rows in (("right", problems), ("permuted", permuted)):
         write_rows(tmp_path / f"{name}.jsonl", rows)
         rstar("evaluate", "--policy", "embedded", "--benchmark", f"{name}.jsonl", cwd=tmp_path)
-        got = read_rows(tmp_path / f"eval/{name}.greedy.jsonl", EvalRow)
+        got = read_rows(tmp_path / f"eval/embedded/{name}.greedy.jsonl", EvalRow)
         answers.append([(row.problem_id, row.samples[0].answer, row.samples[0].tokens) for row in got])
     assert answers[0] == answers[1]
 

@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rstar_cli import journal as journal_module
 from rstar_cli import jsonl
 from rstar_cli.errors import DataError, StorageError
-from rstar_cli.jsonl import Journal, digest, dump, read_objects, read_rows, replacing, write_rows
+from rstar_cli.journal import Journal
+from rstar_cli.jsonl import digest, dump, read_objects, read_rows, replacing, write_rows
 from rstar_cli.records import EvalRow, EvalSample, Problem, Verdict
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -368,8 +370,8 @@ class TestJournal:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         now, synced = [0.0], []
-        monkeypatch.setattr(jsonl.time, "monotonic", lambda: now[0])
-        monkeypatch.setattr(jsonl.os, "fsync", synced.append)
+        monkeypatch.setattr(journal_module.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(journal_module.os, "fsync", synced.append)
         journal = Journal(tmp_path / "p")
         for seconds, expected in ((0.1, 0), (1.9, 0), (2.1, 1), (4.0, 1), (4.2, 2)):
             now[0] = seconds

@@ -537,6 +537,41 @@ class TestLeftovers:
             host.stdout.close()
 
 
+class TestWithoutNamespaces:
+    """Where the system refuses them, programs run all the same, and still leave nothing."""
+
+    @pytest.fixture
+    def bare(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+        refused = "from guest import isolation; isolation.enter_namespaces = lambda paths: []; from guest"
+        monkeypatch.setattr(worker_module, "_BOOT", worker_module._BOOT.replace("from guest", refused))
+        with Sandbox(workers=1, timeout=20) as sandbox:
+            yield sandbox
+
+    def test_runs(self, bare: Sandbox) -> None:
+        assert {"pid", "net", "mount"}.isdisjoint(bare.layers())
+        results = bare.execute([ExecuteRequest(("x = 1",), (("x += 1", "print(x)"), ("1 / 0",), ("print(x)",)))])[0]
+        assert [steps[-1].status for steps in results] == ["ok", "error", "ok"]
+        assert [steps[-1].stdout for steps in results] == ["2\n", "", "1\n"]
+        assert bare.run("import sympy\nprint(sympy.sqrt(8))").stdout == "2*sqrt(2)\n"
+        assert bare.run("x = bytearray(10**10)").status == "memory"
+
+    def test_no_process_stays(self, bare: Sandbox) -> None:
+        bare.run("")
+        before = processes(os.getpid())
+        fork = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    os.fork()\n    time.sleep(99)"
+        for request in (ExecuteRequest((), ((fork,),)), ExecuteRequest(("x = 1",), ((fork,), ("print(x)",)))):
+            assert bare.execute([request])[0][-1][0].status in ("ok", "error")
+            assert wait_until(lambda: processes(os.getpid()) == before)
+
+    def test_close_ends_what_runs(self, bare: Sandbox) -> None:
+        before = processes(os.getpid())
+        results = bare.run_many(["print(1)", "import time; time.sleep(99)"])
+        assert next(results).ok
+        assert wait_until(lambda: len(processes(os.getpid()) - before) >= 3)
+        bare.close()
+        assert processes(os.getpid()) == before
+
+
 def step_programs() -> list[dict[str, object]]:
     return [json.loads(line) for line in shared("data", "step_programs.jsonl").read_text().splitlines()]
 
