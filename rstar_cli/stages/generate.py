@@ -85,6 +85,11 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None) -
     record = StageRecord(files.manifest, "generate", identity, inputs, [files.trees])
     summary = Summary(f"generate round {place.round}", files=[files.trees])
     summary.next_command = run.command("verify", place.round)
+    if place.limit is None and place.problems is None and len(problems) < run.recipe.run.count:
+        summary.notes.append(
+            f"This round's set holds {len(problems)} problems, fewer than the recipe's {run.recipe.run.count}: an "
+            f"earlier call or a small pool made it. Remove {files.root} to draw it anew."
+        )
     return _unless_done(task, config, record, summary)
 
 

@@ -134,6 +134,7 @@ def test_killed_and_started_again_ends_with_the_same_file(run: Path, tmp_path: P
 
 def test_a_second_call_changes_nothing(run: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*.jsonl")}
+    assert "24 problems, fewer than" in rstar(*SCRIPTED[:-2], "--run", str(run), cwd=run).stderr
     for command in (SCRIPTED, ("verify",)):
         assert "done before" in rstar(*command, "--run", str(run), cwd=run).stderr
     assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*.jsonl")}
