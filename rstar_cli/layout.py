@@ -72,7 +72,7 @@ class RoundDir:
         return self.root / "policy"
 
     @property
-    def eval(self) -> Path:
+    def evaluations(self) -> Path:
         """Evaluations: NAME.METHOD.jsonl, NAME.json."""
         return self.root / "eval"
 

@@ -95,7 +95,7 @@ def evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None) -
     summary = Summary(f"evaluate round {place.round}", next_command=run.command("generate", place.round + 1))
     for name, problems in sets.items():
         policy_name = run.policy_name(place.round)
-        _evaluate(_Task(name, problems, model, policy_name, files.eval, files.manifest), config, summary)
+        _evaluate(_Task(name, problems, model, policy_name, files.evaluations, files.manifest), config, summary)
     return summary
 
 
