@@ -184,17 +184,19 @@ class TransformersPolicy:
     def _admit(self) -> list[Row]:
         """Take waiting rows in when there is place and they are enough; returns those for which there is no context."""
         live = self._loop.live
-        if live and sum(len(asked.to_begin) for asked in self._waiting) < ADMIT_SHARE * live:
+        waiting = sum(len(asked.to_begin) for asked in self._waiting)
+        if live and min(waiting, self._max_rows - live) < ADMIT_SHARE * live:
             return []
         taken: list[tuple[_Asked, list[Row]]] = []
         full: list[Row] = []
         longest = self._loop.longest
-        while self._waiting and live < self._max_rows:
+        while self._waiting:
             asked = self._waiting[0]
             longest = max(longest, len(asked.ids) + min(asked.request.max_tokens, ROW_TOKENS))
-            if live and (live + 1) * longest * self._shape.token_bytes > self._memory:
+            fit = max(1, self._memory // (longest * self._shape.token_bytes))
+            count = min(len(asked.to_begin), min(self._max_rows, fit) - live)
+            if count <= 0:
                 break
-            count = min(len(asked.to_begin), self._max_rows - live)
             rows, asked.to_begin = asked.to_begin[:count], asked.to_begin[count:]
             if not asked.to_begin:
                 self._waiting.popleft()
