@@ -131,6 +131,7 @@ def _private_root(visible: Sequence[Path]) -> None:
         else:
             place.touch()
         _call("mount", bytes(path), bytes(place), None, _MS_BIND | _MS_REC, None)
+    (base / "tmp").mkdir(exist_ok=True)  # empty and read-only: to write there is denied, wherever Python lives
     attributes = (ctypes.c_uint64 * 4)(_MOUNT_READ_ONLY | _MOUNT_NO_SETUID, 0, 0, 0)
     _call("syscall", _SYS_MOUNT_SETATTR, -100, bytes(base), _AT_RECURSIVE, ctypes.byref(attributes), 32)
     os.chdir(base)
