@@ -245,6 +245,15 @@ grader.grade([("7", {ENDLESS!r})])
     assert wait_until_gone(worker)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as a terminal has it: a shell that starts the tests with `&` has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_batch_leaves_no_stale_answer() -> None:
     with Grader(timeout=30.0) as grader:
         grader.grade([(r"\sqrt{8}", r"2\sqrt{2}")])
