@@ -14,13 +14,14 @@ from collections.abc import Sequence
 
 import torch
 
-from rstar_cli.config import GenerateConfig, load_recipe
+from rstar_cli.config import GenerateConfig
 from rstar_cli.engines.transformers import TransformersPolicy
 from rstar_cli.grader import Grader
 from rstar_cli.layout import model_path
 from rstar_cli.problems.synthetic import make_problems
 from rstar_cli.prompts import COMPLETION_STOPS, render_prompt
 from rstar_cli.protocols import ExecuteRequest, ExecutionResult, SampleRequest, Segment, StepExecutor
+from rstar_cli.recipe import load_recipe
 from rstar_cli.records import ExecutionStatus, Problem
 from rstar_cli.sandbox import Sandbox
 from rstar_cli.stages.generate import search_problems

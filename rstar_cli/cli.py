@@ -179,7 +179,7 @@ def _open(
 ) -> tuple[RunDir | None, SettingsT]:
     """The run that a command works on, made where there is none, and the stage's settings."""
     if outside:
-        from rstar_cli.config import load_recipe
+        from rstar_cli.recipe import load_recipe
 
         return None, load_recipe(None).stage(model, stage, 1, given)
     run = RunDir.open(place.run_dir, create=not place.dry_run)

@@ -1,26 +1,15 @@
-"""Settings of a run and of its stages, and the layers that they come from.
+"""Settings of a run and of its stages.
 
-One declaration per option: a field here is a recipe key and a command-line flag (`options.py`). A recipe is sparse
-TOML; layers from weak to strong::
-
-    defaults below  <  [stage]  <  [round.N.stage]  <  flags
-
-Defaults follow the paper (arXiv 2501.04519, section 4.1 and appendix A.2); the recipe of the embedded model
+One declaration per option: a field here is a recipe key (`recipe.py`) and a command-line flag (`options.py`). Defaults
+follow the paper (arXiv 2501.04519, section 4.1 and appendix A.2); the recipe of the embedded model
 (`default_recipe.toml`) sets what fits a model of half a million parameters.
 """
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-from collections.abc import Mapping
-from importlib import resources
-from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-
-from rstar_cli.errors import DataError, StorageError, UsageError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -64,6 +53,8 @@ class RunConfig(Settings):
     """Round 0's policy: `embedded`, a checkpoint directory, or a hub id."""
     seed: int = Field(0, ge=0)
     """Seed of the run; every draw derives from it."""
+    source: str = "synthetic"
+    """Where training problems come from: `synthetic`, a file of problems, or a benchmark's name."""
     count: int = Field(500, ge=1)
     """Training problems a round."""
     levels: str = "1-5"
@@ -89,6 +80,8 @@ class EvalSetConfig(Settings):
     """Split of the generator; reports use `test`, decisions `validation`."""
     rare: bool = False
     """Only compositions that are rare in training."""
+    sampled: int | None = Field(None, ge=0)
+    """How many of its problems get samples and search beside greedy decoding; all where absent."""
 
     @field_validator("levels")
     @classmethod
@@ -132,8 +125,8 @@ class EngineConfig(Settings):
 _MACHINE = frozenset({"device", "batch", "exec_workers"})
 
 
-class GenerateConfig(EngineConfig, SandboxConfig):
-    """`[generate]`: Monte Carlo Tree Search over executed steps."""
+class SearchConfig(EngineConfig, SandboxConfig):
+    """How Monte Carlo Tree Search goes."""
 
     machine: ClassVar[frozenset[str]] = _MACHINE | {"in_flight"}
 
@@ -148,8 +141,17 @@ class GenerateConfig(EngineConfig, SandboxConfig):
     candidate in a single generation (cheaper)."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature."""
+    prm: str = "auto"
+    """PRM: `auto` (the one that the run's rounds make, see the command), `none`, or a checkpoint directory."""
     in_flight: int = Field(512, ge=1)
     """Problems searched at once."""
+
+
+class GenerateConfig(SearchConfig):
+    """`[generate]`: Monte Carlo Tree Search over executed steps. `prm = auto`: the last round's, from round 3 on."""
+
+    policy: str = "auto"
+    """Policy: `auto` (the last round's), `embedded`, a checkpoint directory, or a hub id."""
 
 
 class VerifyConfig(SandboxConfig):
@@ -194,146 +196,81 @@ class TrainPolicyConfig(Settings):
     """Number format of the forward pass."""
 
 
-class EvaluateConfig(EngineConfig, SandboxConfig):
-    """`[evaluate]`: accuracy on held-out problems by greedy decoding."""
+class TrainPrmConfig(Settings):
+    """`[train-prm]`: the process preference model, from pairs of steps and of solutions."""
 
-    machine: ClassVar[frozenset[str]] = _MACHINE | {"in_flight"}
+    machine: ClassVar[frozenset[str]] = frozenset({"device"})
 
-    in_flight: int = Field(512, ge=1)
-    """Problems solved at once."""
+    data_rounds: Literal["all", "last"] = "all"
+    """Pairs of all rounds so far, or of the last one."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the pairs."""
+    min_updates: int = Field(200, ge=1)
+    """Updates at least: more passes where the pairs are few."""
+    learning_rate: float = Field(7e-6, gt=0)
+    """Peak learning rate; linear decay to 0."""
+    batch_size: int = Field(128, ge=1)
+    """Pairs an update, on average at most: updates hold equal tokens."""
+    batch_tokens: int = Field(16384, ge=1)
+    """Token cap of one forward and backward pass, padding counted."""
+    max_length: int = Field(4096, ge=8)
+    """Pairs with a longer side are dropped and counted."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon` takes the matrices inside the blocks, AdamW the rest."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Weight decay."""
+    warmup: float = Field(0.03, ge=0, lt=1)
+    """Share of the updates in which the learning rate rises."""
+    held_out: float = Field(0.1, ge=0, lt=1)
+    """Share of the problems whose pairs are kept apart, to measure pairwise accuracy on."""
+    squash: Literal["loss", "after"] = "loss"
+    """tanh on the scores `loss`: within the loss (paper), or only `after` training, as tanh(score / 5) (upstream)."""
+    lora_rank: int = Field(0, ge=0)
+    """Rank of LoRA adapters (merged into the checkpoint); 0: full fine-tuning."""
+    seed: int = Field(0, ge=0)
+    """Seed of the row order and of the split."""
+    device: Device = "auto"
+    """Where it trains."""
+    dtype: Dtype = "auto"
+    """Number format of the forward pass."""
+
+
+class EvaluateConfig(SearchConfig):
+    """`[evaluate]`: accuracy on held-out problems. `prm = auto`: this round's, for samples and search."""
+
+    samples: int = Field(0, ge=0)
+    """Solutions sampled a problem, for majority, pass@k and, with a PRM, best-of-N and weighted votes; 0: none."""
+    rollouts: int = Field(0, ge=0)
+    """Rollouts a problem of MCTS guided by the PRM, gold unseen; 0: no search."""
+    aggregate: Literal["last", "min", "mean"] = "last"
+    """A sampled solution's score: the PRM's of its last step, or the least or the mean of its steps'."""
     grade_timeout: float = Field(5.0, gt=0)
     """Seconds that grading one answer may take."""
+
+
+class EvolveConfig(Settings):
+    """`[evolve]`: when the loop ends."""
+
+    rounds: int = Field(4, ge=1)
+    """Rounds of self-training after round 0, at most."""
+    plateau: int = Field(2, ge=0)
+    """Stop after so many rounds in a row without a clear gain on the validation set: the 95 % interval of the paired
+    gain is not above 0. 0: never."""
+    budget_tokens: int | None = Field(None, ge=1)
+    """Stop when the run's searches and evaluations have generated so many tokens."""
+    budget_hours: float | None = Field(None, gt=0)
+    """Stop when the run's stages have taken so many hours; a training that has begun is finished."""
 
 
 STAGES: dict[str, type[Settings]] = {
     "generate": GenerateConfig,
     "verify": VerifyConfig,
     "train-policy": TrainPolicyConfig,
+    "train-prm": TrainPrmConfig,
     "evaluate": EvaluateConfig,
 }
 """The stages in the order of a round."""
+TABLES: dict[str, type[Settings]] = {**STAGES, "evolve": EvolveConfig}
+"""Every recipe table that is named as a command."""
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
-
-
-class Recipe:
-    """A parsed recipe.
-
-    Attributes:
-        run: the `[run]` table.
-        eval_sets: the `[eval.NAME]` tables in order; the first is the main set.
-    """
-
-    def __init__(self, text: str, origin: str) -> None:
-        """Parse and check a recipe.
-
-        Args:
-            text: TOML.
-            origin: the file's name, for messages.
-
-        Raises:
-            DataError: not TOML, an unknown table or key, or a value out of range.
-        """
-        try:
-            tables = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise DataError(str(error), path=origin, remedy="Mend the TOML at the place named.") from error
-        _refuse_unknown(tables, ["run", "eval", "round", *STAGES], origin, "table")
-        self.text = text
-        self.origin = origin
-        self.run = _validated(RunConfig, tables.get("run", {}), origin, "[run]")
-        self.eval_sets = {
-            name: _validated(EvalSetConfig, table, origin, f"[eval.{name}]")
-            for name, table in _tables(tables.get("eval", {}), origin, "[eval]").items()
-        }
-        self._stages = _tables({name: tables.get(name, {}) for name in STAGES}, origin, "[generate]")
-        self._rounds = _tables(tables.get("round", {}), origin, "[round]")
-        for number, stages in self._rounds.items():
-            if not number.isdecimal():
-                raise DataError(
-                    f"[round.{number}] is not a round number", path=origin, remedy="Write [round.2.generate]."
-                )
-            _refuse_unknown(stages, list(STAGES), origin, f"table in [round.{number}]")
-            _tables(stages, origin, f"[round.{number}]")
-        for name in STAGES:  # a bad value is told when the recipe is read, not hours later
-            for number in ("0", *self._rounds):
-                self.stage(STAGES[name], name, int(number), {})
-
-    def stage(self, model: type[SettingsT], stage: str, round_number: int, given: Mapping[str, Any]) -> SettingsT:
-        """Settings of a stage in a round.
-
-        Args:
-            model: the stage's settings class.
-            stage: its name, as the table's.
-            round_number: the round.
-            given: what the user gave as flags, by field name.
-
-        Raises:
-            DataError: a bad key or value in the recipe.
-            UsageError: a bad value in a flag.
-        """
-        table = f"[{stage}]"
-        recipe = {**_keys(self._stages[stage]), **_keys(self._rounds.get(str(round_number), {}).get(stage, {}))}
-        _validated(model, recipe, self.origin, table)
-        try:
-            return model(**{**recipe, **given})
-        except ValidationError as error:
-            raise UsageError(_explain(error, "--"), remedy=f"See `rstar {stage} --help`.") from error
-
-
-def load_recipe(path: Path | None) -> Recipe:
-    """Read a recipe file; None is the packaged recipe of the embedded model."""
-    if path is None:
-        return Recipe(resources.files("rstar_cli").joinpath("default_recipe.toml").read_text(), "default recipe")
-    try:
-        return Recipe(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError as error:
-        raise DataError(
-            "no such recipe", path=path, remedy="Give a recipe file, or none for the default recipe."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError("not UTF-8 text", path=path) from error
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error
-
-
-def _keys(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Recipe keys are flag names: `max-depth` is the field `max_depth`."""
-    return {key.replace("-", "_"): value for key, value in table.items()}
-
-
-def _tables(value: object, origin: str, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(table, dict) for table in value.values()):
-        raise DataError(f"a table is wanted, such as {where}, and a plain value stands there", path=origin)
-    return value
-
-
-def did_you_mean(word: str, known: list[str]) -> str:
-    """A sentence with the nearest known word, or the list of them."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
-
-
-def _refuse_unknown(table: Mapping[str, Any], known: list[str], origin: str, what: str) -> None:
-    for key in table:
-        if key not in known:
-            raise DataError(f"unknown {what} {key!r}", path=origin, remedy=did_you_mean(key, known))
-
-
-def _validated(model: type[SettingsT], table: object, origin: str, where: str) -> SettingsT:
-    if not isinstance(table, dict):
-        raise DataError(f"{where} must be a table", path=origin)
-    values = _keys(table)
-    known = list(model.model_fields)
-    _refuse_unknown(values, known, origin, f"key in {where}")
-    try:
-        return model(**values)
-    except ValidationError as error:
-        raise DataError(f"{where} {_explain(error, '')}", path=origin, remedy="Mend the value.") from error
-
-
-def _explain(error: ValidationError, prefix: str) -> str:
-    return "; ".join(
-        f"{prefix}{'.'.join(map(str, e['loc'])).replace('_', '-')}: {e['msg']} (got {e['input']!r})"
-        for e in error.errors()
-    )

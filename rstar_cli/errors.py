@@ -16,6 +16,8 @@ Exit code 7 (done in part) and 130 / 143 (interrupted) are outcomes, not errors;
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -95,3 +97,9 @@ class StorageError(RstarError):
     """A file can't be written or read (disk full, read-only, permissions)."""
 
     exit_code = 8
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """A sentence with the nearest known word, or the list of them."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."

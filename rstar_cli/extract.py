@@ -6,14 +6,15 @@ import ast
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rstar_cli.prompts import join_program, parse_step, render_output
 from rstar_cli.protocols import ExecutionResult, Grade
 from rstar_cli.records import (
     Execution,
     PairRow,
+    RowSegment,
     SftRow,
-    SftStep,
     SolutionRow,
     StepLabelRow,
     StopReason,
@@ -24,6 +25,9 @@ from rstar_cli.records import (
 
 MIN_MARGIN = 0.5
 """Least difference in Q between the steps of a preference pair, of a range of 2 (upstream: `sample_rm_data.py`)."""
+
+_WRONG = (Verdict.INCORRECT, Verdict.NO_ANSWER)
+"""Verdicts that say something of a solution; `timeout` and `error` do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ def solution(tree: Tree, found: Trajectory, rerun: ExecutionResult, grade: Grade
     if not repeats:
         grade = Grade(Verdict.ERROR, "execution")
     values = [node.q for node in found.nodes]
+    scores = [node.prm_score for node in found.nodes if node.prm_score is not None]
     return SolutionRow(
         problem_id=tree.problem_id,
         node_ids=tuple(node.id for node in found.nodes),
@@ -80,6 +85,7 @@ def solution(tree: Tree, found: Trajectory, rerun: ExecutionResult, grade: Grade
         execution=Execution(status=rerun.status, stdout=rerun.stdout, error=rerun.error),
         mean_q=sum(values) / len(values),
         min_q=min(values),
+        min_prm=min(scores, default=None),
     )
 
 
@@ -110,20 +116,26 @@ def _bare(program: str) -> str:
 
 
 def _sft_row(tree: Tree, nodes: Sequence[TreeNode]) -> SftRow:
-    steps: list[SftStep] = []
+    steps = tuple(segments(nodes))
+    return SftRow(
+        problem_id=tree.problem_id, prompt=tree.prompt, completion=_text(steps), steps=steps, tokenizer=tree.tokenizer
+    )
+
+
+def segments(nodes: Iterable[TreeNode]) -> list[RowSegment]:
+    """The steps of a path from the root down, each as it was sampled, and what a closed program printed after it."""
+    found: list[RowSegment] = []
     printed = ""
     for node in nodes:
-        steps.append(SftStep(text=node.text, token_ids=node.token_ids))
+        found.append(RowSegment(text=node.text, token_ids=node.token_ids))
         printed += node.execution.stdout if node.execution is not None else ""
         if node.stop is StopReason.CODE:
-            steps.append(SftStep(text=render_output(printed), output=True))
-    return SftRow(
-        problem_id=tree.problem_id,
-        prompt=tree.prompt,
-        completion="".join(step.text for step in steps),
-        steps=tuple(steps),
-        tokenizer=tree.tokenizer,
-    )
+            found.append(RowSegment(text=render_output(printed), output=True))
+    return found
+
+
+def _text(parts: Iterable[RowSegment]) -> str:
+    return "".join(part.text for part in parts)
 
 
 def _reaches(solutions: Iterable[SolutionRow]) -> tuple[set[int], set[int]]:
@@ -133,17 +145,22 @@ def _reaches(solutions: Iterable[SolutionRow]) -> tuple[set[int], set[int]]:
     for found in solutions:
         if found.verdict is Verdict.CORRECT:
             right.update(found.node_ids)
-        elif found.verdict in (Verdict.INCORRECT, Verdict.NO_ANSWER):
+        elif found.verdict in _WRONG:
             wrong.update(found.node_ids)
     return right, wrong
 
 
 def pair_rows(tree: Tree, solutions: Sequence[SolutionRow]) -> list[PairRow]:
-    """Step preferences: below each node the 2 best steps that reach a right answer against the 2 worst that do not.
+    """Preferences between steps, then between whole solutions.
 
-    As the paper has it (section 3.3), with upstream's least difference in Q. The prompt of a pair is everything before
-    the step; the weight shares 1 among the pairs of a node. Answers are compared as whole trajectories elsewhere.
+    Steps: below each node the 2 best that reach a right answer against the 2 worst that do not (paper, section 3.3),
+    with upstream's least difference in Q. Solutions, for the answer step: the 2 right ones of highest mean Q against
+    the 2 wrong ones of lowest.
     """
+    return _step_pairs(tree, solutions) + _solution_pairs(tree, solutions)
+
+
+def _step_pairs(tree: Tree, solutions: Sequence[SolutionRow]) -> list[PairRow]:
     right, wrong = _reaches(solutions)
     children: defaultdict[int, list[TreeNode]] = defaultdict(list)
     for node in tree.nodes:
@@ -154,19 +171,45 @@ def pair_rows(tree: Tree, solutions: Sequence[SolutionRow]) -> list[PairRow]:
         good = sorted((n for n in steps if n.id in right), key=lambda n: (-n.q, n.id))[:2]
         bad = sorted((n for n in steps if n.id in wrong and n.id not in right), key=lambda n: (n.q, n.id))[:2]
         chosen = [(g, b) for g in good for b in bad if g.q - b.q >= MIN_MARGIN]
-        prompt = tree.prompt + "".join(node.text for node in _path(tree, tree.nodes[parent]))
-        rows += [
-            PairRow(
-                problem_id=tree.problem_id,
-                prompt=prompt,
-                chosen=g.text,
-                rejected=b.text,
-                q_gap=g.q - b.q,
-                weight=1 / len(chosen),
-            )
-            for g, b in chosen
-        ]
+        prefix = segments(_path(tree, tree.nodes[parent]))
+        for g, b in chosen:
+            rows.append(_pair(tree, "step", prefix, [g], [b], 1 / len(chosen)))
     return rows
+
+
+def _solution_pairs(tree: Tree, solutions: Sequence[SolutionRow]) -> list[PairRow]:
+    def nodes(found: SolutionRow) -> list[TreeNode]:
+        return [tree.nodes[i] for i in found.node_ids]
+
+    right = sorted((s for s in solutions if s.verdict is Verdict.CORRECT), key=lambda s: (-s.mean_q, s.node_ids))[:2]
+    wrong = sorted((s for s in solutions if s.verdict in _WRONG), key=lambda s: (s.mean_q, s.node_ids))[:2]
+    weight = 1 / max(1, len(right) * len(wrong))
+    return [_pair(tree, "solution", [], nodes(r), nodes(w), weight) for r in right for w in wrong]
+
+
+def _pair(
+    tree: Tree,
+    kind: Literal["step", "solution"],
+    prefix: Sequence[RowSegment],
+    chosen: Sequence[TreeNode],
+    rejected: Sequence[TreeNode],
+    weight: float,
+) -> PairRow:
+    before = (RowSegment(text=tree.prompt), *prefix)
+    better, worse = (tuple(segments(nodes)) for nodes in (chosen, rejected))
+    return PairRow(
+        problem_id=tree.problem_id,
+        kind=kind,
+        prompt=_text(before),
+        chosen=_text(better),
+        rejected=_text(worse),
+        q_gap=chosen[-1].q - rejected[-1].q,
+        weight=weight,
+        prefix=before,
+        chosen_steps=better,
+        rejected_steps=worse,
+        tokenizer=tree.tokenizer,
+    )
 
 
 def step_label_rows(tree: Tree, solutions: Sequence[SolutionRow]) -> list[StepLabelRow]:
@@ -181,5 +224,5 @@ def step_label_rows(tree: Tree, solutions: Sequence[SolutionRow]) -> list[StepLa
             values=tuple(tree.nodes[i].q for i in found.node_ids),
         )
         for found in solutions
-        if found.verdict in (Verdict.CORRECT, Verdict.INCORRECT, Verdict.NO_ANSWER)
+        if found.verdict is Verdict.CORRECT or found.verdict in _WRONG
     ]

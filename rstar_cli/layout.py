@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
-from rstar_cli.config import Recipe, load_recipe
 from rstar_cli.errors import ConfigMismatchError, DataError, MissingArtifactError, StorageError
 from rstar_cli.jsonl import replacing
+from rstar_cli.recipe import Recipe, load_recipe
 
 EMBEDDED = "embedded"
 """Name of the packaged tiny model."""
@@ -70,6 +70,11 @@ class RoundDir:
     def policy(self) -> Path:
         """The policy trained in this round."""
         return self.root / "policy"
+
+    @property
+    def prm(self) -> Path:
+        """The process reward model trained in this round."""
+        return self.root / "prm"
 
     @property
     def evaluations(self) -> Path:

@@ -117,6 +117,39 @@ class Policy(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Ask a process reward model what continuations of one prefix are worth.
+
+    Attributes:
+        prefix: the prompt, then every segment so far; at least the prompt.
+        branches: per branch, its new segments in order, at least one.
+    """
+
+    prefix: tuple[Segment, ...]
+    branches: tuple[tuple[Segment, ...], ...]
+
+
+class StepScorer(Protocol):
+    """A process reward model (PRM)."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine is."""
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[list[tuple[float, ...]]]:
+        """Per request, per branch: the value in [-1, 1] of the solution as it stands after each of its segments.
+
+        A value depends on (model, prefix, segments so far) alone, never on the batch.
+        """
+
+    def forget(self, prompt: Segment) -> None:
+        """Free whatever is cached for prefixes that start with this prompt: its search is over."""
+
+    def close(self) -> None:
+        """Give back memory and devices."""
+
+
+@dataclass(frozen=True, slots=True)
 class ExecutionResult:
     """What became of one step's or program's code.
 

@@ -6,6 +6,7 @@ Rows of ours are frozen and refuse unknown keys; rows that come from others (`Pr
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -148,8 +149,8 @@ class SolutionRow(Row):
     min_prm: float | None = None
 
 
-class SftStep(Row):
-    """One segment of a completion. `output` marks what the interpreter printed: no loss is taken on it."""
+class RowSegment(Row):
+    """A stretch of text that is tokenised by itself: a prompt, a step, or what the interpreter printed (`output`)."""
 
     text: str
     token_ids: tuple[int, ...] | None = None
@@ -162,19 +163,34 @@ class SftRow(Row):
     problem_id: str
     prompt: str
     completion: str
-    steps: tuple[SftStep, ...]
+    steps: tuple[RowSegment, ...]
     tokenizer: str = ""
 
 
 class PairRow(Row):
-    """A row of `pairs.jsonl`: two continuations of one prompt, the first with the higher Q."""
+    """A row of `pairs.jsonl`: two continuations of one prompt, the first with the higher Q.
+
+    `prompt`, `chosen` and `rejected` are TRL's; the fields of segments hold the same texts, segment by segment.
+
+    Attributes:
+        kind: `step`: two steps below one node; `solution`: two whole solutions, the first one's answer right.
+        q_gap: Q of the chosen (last) step less that of the rejected one, in [-2, 2].
+        weight: 1 shared among the pairs of a node, or among the pairs of a problem's solutions.
+        prefix: the problem's prompt, then the steps before the pair.
+        tokenizer: fingerprint of the tokenizer that the `token_ids` belong to.
+    """
 
     problem_id: str
+    kind: Literal["step", "solution"]
     prompt: str
     chosen: str
     rejected: str
     q_gap: float
     weight: float
+    prefix: tuple[RowSegment, ...]
+    chosen_steps: tuple[RowSegment, ...]
+    rejected_steps: tuple[RowSegment, ...]
+    tokenizer: str = ""
 
 
 class StepLabelRow(Row):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from rstar_cli.problems.synthetic import WorkedProblem, problem_id
 from rstar_cli.problems.synthetic_expressions import Expr, Number
 from rstar_cli.prompts import ANSWER, ANSWER_END, CODE_END, STEP_END, render_output, render_prompt
-from rstar_cli.records import SftRow, SftStep
+from rstar_cli.records import RowSegment, SftRow
 
 COMMON, HARD, SELDOM = 0.6, 0.8, 0.05
 MISCONCEPTION_RATES: Mapping[str, float] = {
@@ -84,10 +84,10 @@ def _write(worked: WorkedProblem, shown: list[tuple[str, Expr]], result: Number)
         imported = f"{formula.op.imported}\n" if formula.op.imported else ""
         lines.append(f"\n# {comment}\n{imported}{name} = {formula.render(VARIABLES)}{STEP_END}")
     steps = (
-        *(SftStep(text=line) for line in lines),
-        SftStep(text=f"\n# answer\nprint({VARIABLES[len(shown) - 1]}){CODE_END}"),
-        SftStep(text=render_output(str(result)), output=True),
-        SftStep(text=f"{ANSWER}\\boxed{{{result}}}{ANSWER_END}"),
+        *(RowSegment(text=line) for line in lines),
+        RowSegment(text=f"\n# answer\nprint({VARIABLES[len(shown) - 1]}){CODE_END}"),
+        RowSegment(text=render_output(str(result)), output=True),
+        RowSegment(text=f"{ANSWER}\\boxed{{{result}}}{ANSWER_END}"),
     )
     return SftRow(
         problem_id=problem_id(worked.text),

@@ -10,8 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rstar_cli.config import did_you_mean
-from rstar_cli.errors import DataError, StorageError
+from rstar_cli.errors import DataError, StorageError, did_you_mean
 from rstar_cli.jsonl import MAX_LINE, read_objects
 
 Rows = Iterator[tuple[int, dict[str, object]]]

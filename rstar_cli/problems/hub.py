@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
-from rstar_cli.config import did_you_mean
-from rstar_cli.errors import SetupError, UsageError
+from rstar_cli.errors import SetupError, UsageError, did_you_mean
 from rstar_cli.problems.files import Collector
 from rstar_cli.records import Problem
 

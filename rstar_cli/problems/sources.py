@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rstar_cli.config import did_you_mean
-from rstar_cli.errors import DataError, UsageError
+from rstar_cli.errors import DataError, UsageError, did_you_mean
 from rstar_cli.problems.files import read_problems
 from rstar_cli.problems.formats import READERS
 from rstar_cli.problems.hub import BENCHMARKS, load_benchmark

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast, get_args
 
-from rstar_cli.config import did_you_mean, parse_levels
-from rstar_cli.errors import UsageError
+from rstar_cli.config import parse_levels
+from rstar_cli.errors import UsageError, did_you_mean
 from rstar_cli.jsonl import write_rows
 from rstar_cli.layout import RunDir
 from rstar_cli.problems.synthetic import Split, make_problems

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rstar_cli.config import STAGES, EvaluateConfig, GenerateConfig, Recipe, load_recipe, parse_levels
+from rstar_cli.config import STAGES, EvaluateConfig, GenerateConfig, parse_levels
 from rstar_cli.errors import ConfigMismatchError, DataError, UsageError
 from rstar_cli.layout import RunDir, check_unchanged
+from rstar_cli.recipe import Recipe, load_recipe
 
 LAYERS = """
 [generate]

@@ -85,13 +85,27 @@ def test_best_right_trajectories_train_the_policy() -> None:
 
 
 def test_pairs_set_right_steps_against_wrong_ones() -> None:
-    pairs = pair_rows(TREE, rows())
+    pairs = [p for p in pair_rows(TREE, rows()) if p.kind == "step"]
     assert {(p.chosen, p.rejected) for p in pairs} == {
         (TREE.nodes[1].text, TREE.nodes[2].text),
         (TREE.nodes[10].text, TREE.nodes[2].text),
     }
     assert all(p.prompt == "P<code>" and p.weight == 0.5 for p in pairs)
     assert pairs[0].q_gap == 1.8
+
+
+def test_pairs_set_right_solutions_against_wrong_ones() -> None:
+    pairs = [p for p in pair_rows(TREE, rows()) if p.kind == "solution"]
+    assert [(p.chosen.count("42.0"), "41" in p.rejected) for p in pairs] == [(0, True), (0, True)], "the 2 best by Q"
+    assert all(p.prompt == "P<code>" and p.weight == 0.5 for p in pairs)
+    assert all(p.chosen.endswith("<end_of_answer>") for p in pairs)
+
+
+def test_a_pair_holds_its_texts_segment_by_segment() -> None:
+    for p in pair_rows(TREE, rows()):
+        for text, parts in ((p.prompt, p.prefix), (p.chosen, p.chosen_steps), (p.rejected, p.rejected_steps)):
+            assert text == "".join(part.text for part in parts)
+        assert not p.chosen_steps[-1].output
 
 
 def test_labels_tell_whether_a_right_answer_was_reached() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rstar_cli.config import TrainPolicyConfig
 from rstar_cli.errors import DataError, SetupError, StorageError
 from rstar_cli.prompts import render_prompt
-from rstar_cli.records import SftRow, SftStep
+from rstar_cli.records import RowSegment, SftRow
 from rstar_cli.tokens import IGNORED, StepTokenizer
 from rstar_cli.train import trainer
 from rstar_cli.train.batches import cut, plan_updates
@@ -43,10 +43,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def row(i: int, *, tokenizer: str = "", token_ids: tuple[int, ...] | None = None, extra: str = "") -> SftRow:
     total = 3 * i
     steps = (
-        SftStep(text=f"\n# thrice{extra}\na = 3 * {i}<end_of_step>", token_ids=token_ids),
-        SftStep(text="\n# answer\nprint(a)<end_of_code>"),
-        SftStep(text=f"\n<output>{total}<end_of_output>\n", output=True),
-        SftStep(text=f"<answer>\\boxed{{{total}}}<end_of_answer>"),
+        RowSegment(text=f"\n# thrice{extra}\na = 3 * {i}<end_of_step>", token_ids=token_ids),
+        RowSegment(text="\n# answer\nprint(a)<end_of_code>"),
+        RowSegment(text=f"\n<output>{total}<end_of_output>\n", output=True),
+        RowSegment(text=f"<answer>\\boxed{{{total}}}<end_of_answer>"),
     )
     return SftRow(
         problem_id=f"p{i}",
@@ -265,7 +265,7 @@ def test_an_interrupt_leaves_no_half_checkpoint(base: Path, tmp_path: Path) -> N
 
 
 def test_rows_that_cannot_be_learnt_are_refused_with_a_remedy(base: Path, tmp_path: Path) -> None:
-    silent = row(1).model_copy(update={"steps": (SftStep(text="\n<output>3<end_of_output>\n", output=True),)})
+    silent = row(1).model_copy(update={"steps": (RowSegment(text="\n<output>3<end_of_output>\n", output=True),)})
     foreign = row(1, token_ids=(10**6,), tokenizer=StepTokenizer.load(base).fingerprint)
     for rows, changes, words in (
         ([], {}, "no row"),

@@ -1,0 +1,136 @@
+"""Recipes: the layers that settings come from.
+
+A recipe is sparse TOML, its tables named as the commands, its keys as their flags; layers from weak to strong::
+
+    defaults (`config.py`)  <  [stage]  <  [round.N.stage]  <  flags
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rstar_cli.config import STAGES, TABLES, EvalSetConfig, RunConfig, SettingsT
+from rstar_cli.errors import DataError, StorageError, UsageError, did_you_mean
+
+
+class Recipe:
+    """A parsed recipe.
+
+    Attributes:
+        run: the `[run]` table.
+        eval_sets: the `[eval.NAME]` tables in order; the first is the main set.
+    """
+
+    def __init__(self, text: str, origin: str) -> None:
+        """Parse and check a recipe.
+
+        Args:
+            text: TOML.
+            origin: the file's name, for messages.
+
+        Raises:
+            DataError: not TOML, an unknown table or key, or a value out of range.
+        """
+        try:
+            tables = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise DataError(str(error), path=origin, remedy="Mend the TOML at the place named.") from error
+        _refuse_unknown(tables, ["run", "eval", "round", *TABLES], origin, "table")
+        self.text = text
+        self.origin = origin
+        self.run = _validated(RunConfig, tables.get("run", {}), origin, "[run]")
+        self.eval_sets = {
+            name: _validated(EvalSetConfig, table, origin, f"[eval.{name}]")
+            for name, table in _tables(tables.get("eval", {}), origin, "[eval]").items()
+        }
+        self._stages = _tables({name: tables.get(name, {}) for name in TABLES}, origin, "[generate]")
+        self._rounds = _tables(tables.get("round", {}), origin, "[round]")
+        for number, stages in self._rounds.items():
+            if not number.isdecimal():
+                raise DataError(
+                    f"[round.{number}] is not a round number", path=origin, remedy="Write [round.2.generate]."
+                )
+            _refuse_unknown(stages, list(STAGES), origin, f"table in [round.{number}]")
+            _tables(stages, origin, f"[round.{number}]")
+        for name, model in TABLES.items():  # a bad value is told when the recipe is read, not hours later
+            for number in ("0", *self._rounds):
+                self.stage(model, name, int(number), {})
+
+    def stage(self, model: type[SettingsT], stage: str, round_number: int, given: Mapping[str, Any]) -> SettingsT:
+        """Settings of a stage in a round.
+
+        Args:
+            model: the stage's settings class.
+            stage: its name, as the table's.
+            round_number: the round.
+            given: what the user gave as flags, by field name.
+
+        Raises:
+            DataError: a bad key or value in the recipe.
+            UsageError: a bad value in a flag.
+        """
+        table = f"[{stage}]"
+        recipe = {**_keys(self._stages[stage]), **_keys(self._rounds.get(str(round_number), {}).get(stage, {}))}
+        _validated(model, recipe, self.origin, table)
+        try:
+            return model(**{**recipe, **given})
+        except ValidationError as error:
+            raise UsageError(_explain(error, "--"), remedy=f"See `rstar {stage} --help`.") from error
+
+
+def load_recipe(path: Path | None) -> Recipe:
+    """Read a recipe file; None is the packaged recipe of the embedded model."""
+    if path is None:
+        return Recipe(resources.files("rstar_cli").joinpath("default_recipe.toml").read_text(), "default recipe")
+    try:
+        return Recipe(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError as error:
+        raise DataError(
+            "no such recipe", path=path, remedy="Give a recipe file, or none for the default recipe."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError("not UTF-8 text", path=path) from error
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+
+
+def _keys(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Recipe keys are flag names: `max-depth` is the field `max_depth`."""
+    return {key.replace("-", "_"): value for key, value in table.items()}
+
+
+def _tables(value: object, origin: str, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(table, dict) for table in value.values()):
+        raise DataError(f"a table is wanted, such as {where}, and a plain value stands there", path=origin)
+    return value
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: list[str], origin: str, what: str) -> None:
+    for key in table:
+        if key not in known:
+            raise DataError(f"unknown {what} {key!r}", path=origin, remedy=did_you_mean(key, known))
+
+
+def _validated(model: type[SettingsT], table: object, origin: str, where: str) -> SettingsT:
+    if not isinstance(table, dict):
+        raise DataError(f"{where} must be a table", path=origin)
+    values = _keys(table)
+    known = list(model.model_fields)
+    _refuse_unknown(values, known, origin, f"key in {where}")
+    try:
+        return model(**values)
+    except ValidationError as error:
+        raise DataError(f"{where} {_explain(error, '')}", path=origin, remedy="Mend the value.") from error
+
+
+def _explain(error: ValidationError, prefix: str) -> str:
+    return "; ".join(
+        f"{prefix}{'.'.join(map(str, e['loc'])).replace('_', '-')}: {e['msg']} (got {e['input']!r})"
+        for e in error.errors()
+    )
