@@ -25,6 +25,7 @@ from rstar_cli.recipe import load_recipe
 from rstar_cli.records import ExecutionStatus, Problem
 from rstar_cli.sandbox import Sandbox
 from rstar_cli.stages.generate import search_problems
+from rstar_cli.stages.tools import Tools
 
 
 class Stub:
@@ -56,7 +57,7 @@ def searched(problems: list[Problem], config: GenerateConfig, sandbox: StepExecu
     gold = {p.id: p.answer for p in problems}
     begun = time.monotonic()
     with Grader() as grader:
-        for _ in search_problems(problems, policy, sandbox, grader, gold, config, 0, 1):
+        for _ in search_problems(problems, Tools(policy, sandbox, grader), gold, config, 0, 1):
             pass
     return policy.usage.generated / (time.monotonic() - begun)
 

@@ -13,12 +13,21 @@ import orjson
 import typer
 
 from rstar_cli import __version__
-from rstar_cli.config import EvaluateConfig, GenerateConfig, SettingsT, TrainPolicyConfig, VerifyConfig
+from rstar_cli.config import (
+    EvaluateConfig,
+    EvolveConfig,
+    GenerateConfig,
+    SettingsT,
+    TrainPolicyConfig,
+    TrainPrmConfig,
+    VerifyConfig,
+)
 from rstar_cli.errors import RstarError, UsageError
 from rstar_cli.layout import RunDir, default_run
-from rstar_cli.options import EvaluatePlace, GeneratePlace, Place, RunPlace, TrainPlace, VerifyPlace, flags
+from rstar_cli.options import EvaluatePlace, EvolvePlace, GeneratePlace, Place, RunPlace, TrainPlace, VerifyPlace, flags
 
 if TYPE_CHECKING:
+    from rstar_cli.rounds import Outcome
     from rstar_cli.stages.common import Summary
 
 app = typer.Typer(
@@ -104,6 +113,21 @@ def train_policy(place: TrainPlace, given: dict[str, Any]) -> None:
     _show(place, dry_run_train(place, config, run) if place.dry_run else stage(place, config, run))
 
 
+@app.command("train-prm", rich_help_panel="A round")
+@flags(TrainPlace, TrainPrmConfig)
+def train_prm(place: TrainPlace, given: dict[str, Any]) -> None:
+    """Train the process reward model from the round's policy, on preference pairs of all rounds so far; writes prm/.
+
+    [dim]rstar train-prm --round 1[/dim]
+    """
+    outside = place.input is not None or place.output is not None
+    run, config = _open(place, TrainPrmConfig, "train-prm", given, outside=outside)
+    from rstar_cli.stages.dry_run import dry_run_train_prm
+    from rstar_cli.stages.train_prm import train_prm as stage
+
+    _show(place, dry_run_train_prm(place, config, run) if place.dry_run else stage(place, config, run))
+
+
 @app.command(rich_help_panel="A round")
 @flags(EvaluatePlace, EvaluateConfig)
 def evaluate(place: EvaluatePlace, given: dict[str, Any]) -> None:
@@ -118,6 +142,32 @@ def evaluate(place: EvaluatePlace, given: dict[str, Any]) -> None:
     from rstar_cli.stages.evaluate import evaluate as stage
 
     _show(place, dry_run_evaluate(place, config, run) if place.dry_run else stage(place, config, run))
+
+
+@app.command(rich_help_panel="The loop")
+@flags(EvolvePlace, EvolveConfig)
+def evolve(place: EvolvePlace, given: dict[str, Any]) -> None:
+    """Run round after round, until all are done, accuracy stops rising, or the budget is spent; goes on where it was.
+
+    [dim]rstar evolve --run runs/mine --recipe my.toml[/dim]
+    """
+    from rstar_cli.recipe import load_recipe
+    from rstar_cli.rounds import evolve as loop
+    from rstar_cli.rounds import seconds_by_stage
+
+    if place.dry_run:
+        recipe = load_recipe(place.recipe) if place.recipe else None
+        run = RunDir(place.run_dir, recipe) if recipe else RunDir.open(place.run_dir, create=False)
+    else:
+        run = RunDir.create(place.run_dir, place.recipe) if place.recipe else RunDir.open(place.run_dir)
+    config = run.recipe.stage(EvolveConfig, "evolve", 0, given)
+    if place.dry_run:
+        from rstar_cli.stages.dry_run import dry_run_evolve
+
+        _show(place, dry_run_evolve(config, run))
+        return
+    outcome = loop(run, config, _tell_stage)
+    _show_curve(place, run, outcome, seconds_by_stage(run))
 
 
 @app.command(rich_help_panel="Around the rounds")
@@ -233,6 +283,41 @@ def _print_summary(summary: Summary) -> None:
         console.print(f"{'there:' if summary.done_before else 'wrote'} {path}", markup=False, soft_wrap=True)
     if summary.next_command:
         console.print(f"next: {summary.next_command}", markup=False, soft_wrap=True, style="bold")
+
+
+def _tell_stage(summary: Summary) -> None:
+    """A line on stderr for a stage of the loop."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    console.print(f"{summary.stage:22} {summary.headline}", markup=False, soft_wrap=True)
+    for note in summary.notes:
+        console.print(f"{'':22} {note}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _show_curve(place: EvolvePlace, run: RunDir, outcome: Outcome, seconds: dict[str, float]) -> None:
+    """End the loop: the curve on stderr, or the report on stdout; the figures drawn."""
+    from rstar_cli.report import collect, curve_table, draw_curve
+
+    report = collect(run)
+    drawn = draw_curve(report, run.figures)
+    if place.json_:
+        told = {"ended": outcome.ended, "why": outcome.why, "seconds": seconds, "report": report}
+        sys.stdout.buffer.write(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")
+    else:
+        from rich.console import Console
+
+        console = Console(stderr=True, highlight=False)
+        console.print()
+        console.print(curve_table(report))
+        console.print()
+        console.print(f"ended: {outcome.why}", markup=False, soft_wrap=True)
+        times = ", ".join(f"{stage} {value:,.0f} s" for stage, value in seconds.items())
+        console.print(f"time: {times}", markup=False, soft_wrap=True)
+        for path in (run.report, *drawn):
+            console.print(f"wrote {path}", markup=False, soft_wrap=True)
+    if outcome.ended == "budget":
+        raise typer.Exit(7)
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:

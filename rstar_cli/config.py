@@ -142,13 +142,13 @@ class SearchConfig(EngineConfig, SandboxConfig):
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature."""
     prm: str = "auto"
-    """PRM: `auto` (the one that the run's rounds make, see the command), `none`, or a checkpoint directory."""
+    """PRM: `auto` (see the command), `none`, `last` (the newest of the run's rounds), or a checkpoint directory."""
     in_flight: int = Field(512, ge=1)
     """Problems searched at once."""
 
 
 class GenerateConfig(SearchConfig):
-    """`[generate]`: Monte Carlo Tree Search over executed steps. `prm = auto`: the last round's, from round 3 on."""
+    """`[generate]`: Monte Carlo Tree Search over executed steps. `prm = auto`: the last round's from round 3 on."""
 
     policy: str = "auto"
     """Policy: `auto` (the last round's), `embedded`, a checkpoint directory, or a hub id."""

@@ -134,6 +134,26 @@ class RunDir:
         """The files of a round."""
         return RoundDir(self.root / f"round_{number}", number)
 
+    def rounds(self) -> list[RoundDir]:
+        """The rounds that have a folder, in order."""
+        numbers = (path.name.removeprefix("round_") for path in self.root.glob("round_*"))
+        return [self.round(number) for number in sorted(int(text) for text in numbers if text.isdecimal())]
+
+    @property
+    def report(self) -> Path:
+        """What was measured, round by round."""
+        return self.root / "report.json"
+
+    @property
+    def figures(self) -> Path:
+        """The folder of drawings."""
+        return self.root / "figures"
+
+    @property
+    def pool(self) -> Path:
+        """Imported problems that rounds draw from."""
+        return self.root / "pool.jsonl"
+
     def eval_set(self, name: str) -> Path:
         """The problems of an evaluation set."""
         return self.root / "eval" / f"{name}.jsonl"
@@ -145,6 +165,14 @@ class RunDir:
     def policy_name(self, number: int) -> str:
         """The same for manifests: it does not change when the run is moved."""
         return self.recipe.run.base if number == 0 else f"round {number}"
+
+    def prm_of(self, number: int) -> Path:
+        """The PRM that a round ended with.
+
+        Raises:
+            MissingArtifactError: names the command that makes it.
+        """
+        return self.require(self.round(number).prm, "train-prm", number)
 
     def command(self, stage: str, number: int) -> str:
         """The command that runs a stage of a round of this run, for messages."""

@@ -1,13 +1,17 @@
-"""Accuracy and its uncertainty. Pure: takes outcomes, never grades."""
+"""Figures and their uncertainty. Pure: takes outcomes, scores and the numbers of answer groups; never grades."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 Z95 = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
+
+Estimate: TypeAlias = dict[str, float | int | list[float]]
+"""A mean in [0, 1] as `accuracy`, its 95 % interval as `ci95` [lower, upper], and `n`, the number of problems."""
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -29,7 +33,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
-def accuracy(outcomes: Sequence[bool]) -> dict[str, float | int | list[float]]:
+def accuracy(outcomes: Sequence[bool]) -> Estimate:
     """Share of right outcomes as `accuracy`, with `ci95` [lower, upper] and `n`."""
     right = sum(outcomes)
     return {
@@ -39,10 +43,118 @@ def accuracy(outcomes: Sequence[bool]) -> dict[str, float | int | list[float]]:
     }
 
 
-def accuracy_by_level(outcomes: Iterable[tuple[int | None, bool]]) -> dict[str, dict[str, float | int | list[float]]]:
-    """Accuracy of each level, keyed by the level's text, in order; problems without a level are left out."""
-    levels: defaultdict[int, list[bool]] = defaultdict(list)
-    for level, right in outcomes:
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean of a value a problem, such as pass@k, with its 95 % interval over problems.
+
+    Where every value is 0 or 1 this is `accuracy`. Else the interval is the normal one, mean +- Z95 * sd / sqrt(n), of
+    the values with two 0s and two 1s put beside them. For proportions that comes close to Wilson's (Agresti & Coull
+    1998, The American Statistician 52:119), so the two kinds agree; and equal values, whose own sd is 0, still get a
+    width, of the order of 4 / n. In simulations of pass@4 of 8 samples it holds the true mean in 95 to 100 % of the
+    cases from n = 5 on, where the plain normal interval fell below 60 % near 1.
+
+    Args:
+        values: shape (n,), each in [0, 1].
+
+    Returns:
+        `accuracy`, the plain mean (0 of no values); `ci95`, clamped to [0, 1]; `n`.
+    """
+    if all(value in (0, 1) for value in values):
+        return accuracy([value == 1 for value in values])
+    padded = [*values, 0, 0, 1, 1]
+    centre = math.fsum(padded) / len(padded)
+    variance = math.fsum((value - centre) ** 2 for value in padded) / (len(padded) - 1)
+    spread = Z95 * math.sqrt(variance / len(padded))
+    return {
+        "accuracy": math.fsum(values) / len(values),
+        "ci95": [max(0.0, centre - spread), min(1.0, centre + spread)],
+        "n": len(values),
+    }
+
+
+def accuracy_by_level(values: Iterable[tuple[int | None, float]]) -> dict[str, Estimate]:
+    """Estimate of each level, keyed by the level's text, in order; problems without a level are left out.
+
+    Args:
+        values: level and value of each problem; the value in [0, 1], or a bool.
+    """
+    levels: defaultdict[int, list[float]] = defaultdict(list)
+    for level, value in values:
         if level is not None:
-            levels[level].append(right)
-    return {str(level): accuracy(levels[level]) for level in sorted(levels)}
+            levels[level].append(value)
+    return {str(level): estimate(levels[level]) for level in sorted(levels)}
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Chance that of k samples, drawn from n without replacement, at least one is right.
+
+    The unbiased estimator 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, equation 1), in integers up
+    to the last division.
+
+    Args:
+        n: samples.
+        c: right ones among them, 0 to n.
+        k: draws, 1 to n.
+
+    Returns:
+        A probability in [0, 1].
+    """
+    ways = math.comb(n, k)
+    return (ways - math.comb(n - c, k)) / ways
+
+
+def vote(groups: Sequence[int | None], weights: Sequence[float] | None = None) -> int | None:
+    """The answer with most votes: majority, or weighted where samples have weights.
+
+    Args:
+        groups: shape (k,), the number of each sample's group of equal answers; None where it has no answer.
+        weights: shape (k,), each >= 0; None is 1 each.
+
+    Returns:
+        Index of the first sample of the group with the greatest sum of weights, of equal sums the group seen first;
+        None where no sample has an answer.
+    """
+    votes: defaultdict[int, list[float]] = defaultdict(list)
+    for group, weight in zip(groups, [1.0] * len(groups) if weights is None else weights, strict=True):
+        if group is not None:
+            votes[group].append(weight)
+    # fsum: the sum, and so a tie, does not hang on the order of the samples
+    winner = max(votes, key=lambda group: math.fsum(votes[group]), default=None)
+    return None if winner is None else groups.index(winner)
+
+
+def best_of(scores: Sequence[float | None], groups: Sequence[int | None]) -> int | None:
+    """The sample with the highest score among those that have an answer.
+
+    Args:
+        scores: shape (k,); a sample without a score can't be chosen.
+        groups: shape (k,), None where a sample has no answer.
+
+    Returns:
+        Its index, the first of equals; None where there is none.
+    """
+    pairs = enumerate(zip(scores, groups, strict=True))
+    known = {index: score for index, (score, group) in pairs if score is not None and group is not None}
+    return max(known, key=lambda index: known[index], default=None)
+
+
+def paired_gain(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, tuple[float, float]]:
+    """Gain in accuracy between two attempts at the same problems.
+
+    The interval is Wald's for paired proportions after 0.5 is added to each cell of the 2 x 2 table (Agresti & Min
+    2005, Statistics in Medicine 24:729): it keeps near 95 % where changes are few, and has a width where there are
+    none.
+
+    Args:
+        before: shape (n,), whether each problem was right.
+        after: shape (n,), the same problems in the same order.
+
+    Returns:
+        Mean of after - before in [-1, 1], and its 95 % interval, clamped to [-1, 1]. Of no problems: 0 and (-1, 1).
+    """
+    changes = [int(now) - int(then) for then, now in zip(before, after, strict=True)]
+    if not changes:
+        return 0.0, (-1.0, 1.0)
+    net, changed, cells = sum(changes), sum(map(abs, changes)), len(changes) + 2
+    centre = net / cells
+    spread = Z95 * math.sqrt(changed + 1 - net**2 / cells) / cells
+    return net / len(changes), (max(-1.0, centre - spread), min(1.0, centre + spread))

@@ -50,8 +50,6 @@ class GeneratePlace(RunPlace):
     """Problems to search instead of the round's own: a file (.json, .jsonl, .csv, .parquet) or a benchmark's name."""
     limit: int | None = Field(None, ge=1)
     """Take only the first so many problems."""
-    policy: str | None = None
-    """Policy instead of the last round's: `embedded`, a checkpoint directory, or a hub id."""
     output: Path | None = None
     """Write trees to this file, outside any run."""
 
@@ -87,6 +85,22 @@ class EvaluatePlace(RunPlace):
     """Policy to evaluate, with no run needed: `embedded`, a checkpoint directory, or a hub id."""
     output: Path | None = None
     """Folder for the results when no run is used. [default: eval/POLICY]"""
+
+
+class EvolvePlace(Place):
+    """What `evolve` works on."""
+
+    run: Path | None = None
+    """Directory of the run. [default: $RSTAR_RUN, else runs/default]"""
+    recipe: Path | None = None
+    """Recipe of a run that does not exist yet; the embedded model's where absent."""
+    dry_run: bool = False
+    """Check the recipe, show every round's settings, a prompt and an estimate; write nothing."""
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's directory."""
+        return self.run or default_run()
 
 
 PlaceT = TypeVar("PlaceT", bound=Place)

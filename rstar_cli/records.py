@@ -204,18 +204,27 @@ class StepLabelRow(Row):
 
 
 class EvalSample(Row):
-    """One answer to one problem. `group` numbers equal answers, None where there is no answer."""
+    """One solution of one problem.
+
+    Attributes:
+        group: numbers equal answers of the problem; None where there is no answer.
+        tokens: that were sampled for this solution.
+        logprob: the policy's log-probability of its steps at temperature 1, nats.
+        score: the PRM's, in [-1, 1].
+    """
 
     answer: str | None
     group: int | None = None
     verdict: Verdict
     tokens: int
+    logprob: float
     score: float | None = None
 
 
 class EvalRow(Row):
-    """A row of `eval/NAME.METHOD.jsonl`."""
+    """A row of `eval/NAME.METHOD.jsonl`: the solutions of one problem, in order; `tokens`: all that were generated."""
 
     problem_id: str
     level: int | None = None
+    tokens: int
     samples: tuple[EvalSample, ...]

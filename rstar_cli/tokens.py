@@ -7,7 +7,7 @@ nothing is ever joined first: a sampled segment keeps the ids that were sampled,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from rstar_cli.protocols import Segment
-    from rstar_cli.records import SftRow
+    from rstar_cli.records import PairRow, RowSegment, SftRow
 
 IGNORED = -100
 """Label of a token that takes no loss (PyTorch's `ignore_index`)."""
@@ -87,14 +87,34 @@ class StepTokenizer:
     def training_ids(self, row: SftRow) -> tuple[list[int], list[int]]:
         """Token ids and labels of a training row, of equal length; prompt and output blocks are `IGNORED`.
 
-        Sampled ids are taken only where the row was sampled with this very tokenizer. No end-of-sequence token is
-        added: a solution ends with its answer tag.
+        No end-of-sequence token is added: a solution ends with its answer tag.
         """
         ids = list(self.encode_prompt(row.prompt))
         labels = [IGNORED] * len(ids)
         for step in row.steps:
-            sampled = step.token_ids if row.tokenizer == self.fingerprint else None
-            new = list(sampled if sampled is not None else self.encode(step.text))
+            new = self._step_ids(step, row.tokenizer)
             ids += new
             labels += [IGNORED] * len(new) if step.output else new
         return ids, labels
+
+    def pair_ids(self, row: PairRow) -> tuple[list[int], list[int]]:
+        """Token ids of the chosen and of the rejected side of a pair, each from the prompt to the end of its last step.
+
+        What a program printed after that step is left off: search scores a step at its closing tag.
+        """
+        prompt, *steps = row.prefix
+        before = list(self.encode_prompt(prompt.text))
+        for step in steps:
+            before += self._step_ids(step, row.tokenizer)
+        return self._side(before, row.chosen_steps, row.tokenizer), self._side(
+            before, row.rejected_steps, row.tokenizer
+        )
+
+    def _side(self, before: list[int], steps: Sequence[RowSegment], tokenizer: str) -> list[int]:
+        last = max((i for i, step in enumerate(steps) if not step.output), default=-1)
+        return before + [i for step in steps[: last + 1] for i in self._step_ids(step, tokenizer)]
+
+    def _step_ids(self, step: RowSegment, tokenizer: str) -> list[int]:
+        """Sampled ids are taken only where they were sampled with this very tokenizer."""
+        sampled = step.token_ids if tokenizer == self.fingerprint else None
+        return list(sampled if sampled is not None else self.encode(step.text))

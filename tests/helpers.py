@@ -6,22 +6,23 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rstar_cli.engines.scripted import ScriptedPolicy
+from rstar_cli.engines.scripted import ScriptedPolicy, ScriptedScorer
 from rstar_cli.prompts import render_prompt
 from rstar_cli.protocols import ExecuteRequest, ExecutionResult, Grade, Segment
 from rstar_cli.records import ExecutionStatus, Verdict
 from rstar_cli.search.driver import drive
-from rstar_cli.search.grow import Limits
+from rstar_cli.search.grow import Growth
 from rstar_cli.search.mcts import MctsConfig, search
 from rstar_cli.search.sampling import derive_seed
 from rstar_cli.search.tree import Tree
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMITS = Limits(max_step_tokens=256, max_tokens=1024, max_depth=8)
+GROWTH = Growth(max_step_tokens=256, max_tokens=1024, max_depth=8)
 
 
 def shared(*parts: str) -> Path:
@@ -72,9 +73,9 @@ class LineExecutor:
 
 
 def scripted_trees(
-    count: int, *, in_flight: int = 8, seed: int = 0, **config: object
+    count: int, *, in_flight: int = 8, seed: int = 0, see_gold: bool = True, scored: bool = False, **config: object
 ) -> tuple[dict[str, Tree], ScriptedPolicy]:
-    """Search `count` made-up problems with the scripted engine."""
+    """Search `count` made-up problems with the scripted engine, and with its PRM where `scored`."""
     prompts = {f"p{i}": render_prompt(f"What is {i} plus {i * i}?") for i in range(count)}
     gold = {key: str(i + i * i) for i, key in enumerate(prompts)}
     policy = ScriptedPolicy({prompts[key]: gold[key] for key in prompts})
@@ -83,14 +84,16 @@ def scripted_trees(
         "candidates": 4,
         "exploration": 1.4,
         "rollout_style": "complete",
-        "temperature": 1.0,
-        "limits": LIMITS,
+        "growth": replace(GROWTH, scored=scored),
     }
     mcts = MctsConfig(**{**settings, **config})  # type: ignore[arg-type]
 
     def grade(answers: list[tuple[str, str | None]]) -> list[Grade | None]:
+        if not see_gold:
+            return [None] * len(answers)
         return [Grade(Verdict.CORRECT if gold[k] == a else Verdict.INCORRECT, "test") for k, a in answers]
 
     searches = ((key, search(Segment(prompt), derive_seed(seed, key), mcts)) for key, prompt in prompts.items())
-    trees = dict(drive(searches, policy=policy, executor=LineExecutor(), grade=grade, in_flight=in_flight))
-    return trees, policy
+    scorer = ScriptedScorer() if scored else None
+    trees = drive(searches, policy=policy, executor=LineExecutor(), grade=grade, in_flight=in_flight, scorer=scorer)
+    return dict(trees), policy

@@ -29,6 +29,22 @@ def whole(number: int, tile: int = TILE) -> int:
     return -(-number // tile) * tile
 
 
+def key_width(tokens: int, new: int) -> int:
+    """Keys that a pass looks at, so that no row's sums hang on how long the longest one is.
+
+    Attention on a CPU takes keys in blocks of 512. Where a block has 193 to 383 of them, the matrix kernel splits the
+    sum over them in the middle, wherever that is; with fewer or more, rows come out the same whatever the width
+    (measured with MKL 2024.2). So such a block is padded to 384. A pass over one new token takes another kernel, which
+    does not split.
+
+    Args:
+        tokens: of the longest sequence.
+        new: new tokens of each sequence.
+    """
+    blocks, rest = divmod(whole(tokens), 512)
+    return blocks * 512 + (384 if new > 1 and 192 < rest < 384 else rest)
+
+
 @dataclass(slots=True)
 class Entry:
     """Keys and values of a prefix from where its parent's end.
@@ -153,7 +169,7 @@ class BatchStates:
         """Make ready for a forward pass of the first rows whose tokens stand at these positions.
 
         Args:
-            positions: [rows, q].
+            positions: [rows, q]; there must be room for the `key_width` of the highest one.
 
         Returns:
             The buffer as a transformers `Cache`, and the attention mask [rows, 1, q, keys] that is added to the scores:
@@ -163,7 +179,7 @@ class BatchStates:
         from transformers import Cache
 
         self._positions = positions
-        self._width = whole(int(positions.max()) + 1)
+        self._width = key_width(int(positions.max()) + 1, positions.shape[1])
         hidden = torch.arange(self._width, device=positions.device) > positions[:, None, :, None]
         mask = torch.zeros(hidden.shape, dtype=self.buffer.dtype, device=positions.device)
         mask.masked_fill_(hidden, torch.finfo(mask.dtype).min)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from rstar_cli.cores import leave_one_core
 from rstar_cli.errors import SetupError
+from rstar_cli.tokens import StepTokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rstar_cli.tokens import StepTokenizer
+MEMORY_SHARE = 0.25
+"""Share of the free memory that kept keys and values may take; those of the batch may take as much again."""
+
+Task = Literal["CausalLM", "SequenceClassification"]
+"""What a model is for, as `transformers` names it."""
+
+_REMEDIES: dict[Task, str] = {
+    "CausalLM": "Give a checkpoint directory with config.json and model.safetensors, or a hub id within reach.",
+    "SequenceClassification": "Give a checkpoint of a process reward model: a sequence classifier with one label.",
+}
 
 
 def choose_device(device: str) -> str:
@@ -27,26 +39,35 @@ def choose_device(device: str) -> str:
     return ("cuda" if seen else "cpu") if device == "auto" else device
 
 
-def load_model(model: str | Path, device: str, dtype: str) -> Any:
-    """Load a causal language model, weights from safetensors alone, code from transformers alone.
+def load(model: str | Path, device: str, dtype: str, task: Task = "CausalLM") -> tuple[Any, StepTokenizer]:
+    """Load a model and its tokenizer, weights from safetensors alone, code from transformers alone.
 
     Args:
         model: a checkpoint directory or a hub id.
-        device: `cpu` or `cuda`.
-        dtype: `float32`, `bfloat16` or `auto` (bfloat16 on a GPU, float32 on a CPU).
+        device: `auto` (a GPU where there is one), `cpu` or `cuda`. On a CPU, PyTorch leaves one core to the sandbox.
+        dtype: `auto` (bfloat16 on a GPU, float32 on a CPU), `float32` or `bfloat16`.
+        task: what the model is for.
 
     Raises:
-        SetupError: it can't be found, read or held, or weights are missing from it.
+        SetupError: model or device are not to be had, or weights are missing.
     """
+    place = choose_device(device)
+    if place == "cpu":
+        leave_one_core()
+    tokenizer = StepTokenizer.load(model)
+    return _load_model(model, place, dtype, task), tokenizer
+
+
+def _load_model(model: str | Path, device: str, dtype: str, task: Task) -> Any:
     import torch
+    import transformers
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     number = {"auto": torch.bfloat16 if device == "cuda" else torch.float32}.get(dtype) or getattr(torch, dtype)
     try:
-        loaded, report = AutoModelForCausalLM.from_pretrained(
+        loaded, report = getattr(transformers, f"AutoModelFor{task}").from_pretrained(
             str(model), dtype=number, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
         # transformers only warns of these, and goes on with random weights
@@ -58,10 +79,20 @@ def load_model(model: str | Path, device: str, dtype: str) -> Any:
             f"{model} does not fit into the memory of {device}", remedy="Take a smaller model, or --dtype bfloat16."
         ) from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise SetupError(f"no model at {model}: {error}", remedy=_REMEDIES[task]) from error
+
+
+def check_tokens(ids: Iterable[int], vocabulary: int, name: str) -> None:
+    """Refuse tokens that a model does not know.
+
+    Raises:
+        SetupError: one is `vocabulary` or higher.
+    """
+    if (highest := max(ids, default=0)) >= vocabulary:
         raise SetupError(
-            f"no model at {model}: {error}",
-            remedy="Give a checkpoint directory with config.json and model.safetensors, or a hub id within reach.",
-        ) from error
+            f"token {highest} of the prefix is none of the {vocabulary} that {name} knows",
+            remedy="Give a checkpoint whose tokenizer belongs to its model.",
+        )
 
 
 def state_shape(model: Any) -> tuple[int, int, int]:

@@ -1,25 +1,29 @@
-"""A shipped stand-in for a model: a deterministic script that answers any problem. For tests, demos and dry runs.
+"""Shipped stand-ins for models: a deterministic script that answers any problem, and one that scores its steps.
 
-It writes real steps in the real format, which really run: sound steps, slips (the program ends with a wrong answer),
-steps that crash, and text that is no step, in the shares below. What it writes depends on the request's seed and
-prefix alone.
+For tests, demos and dry runs. The policy writes real steps in the real format, which really run: sound steps, slips
+(the program ends with a wrong answer), steps that crash, and text that is no step, in the shares below. What it writes
+depends on the request's seed and prefix alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from rstar_cli.prompts import ANSWER, ANSWER_END, CODE_END, OUTPUT, OUTPUT_END, STEP_END
-from rstar_cli.protocols import EngineInfo, Sample, SampleRequest, Segment, TokenUsage
+from rstar_cli.protocols import EngineInfo, Sample, SampleRequest, ScoreRequest, Segment, TokenUsage
 
 SHARES = {"sound": 0.62, "slip": 0.2, "crash": 0.12, "malformed": 0.06}
 """How often each kind of step is written."""
 
+_SLIP = re.compile(r"^\s*#.*\bslip\b", re.MULTILINE)
+
 
 class ScriptedPolicy:
-    """The stand-in.
+    """The stand-in for a policy.
 
     Args:
         answers: the right answer by prompt text; the script is "right" where it ends without a slip. A prompt that is
@@ -94,3 +98,41 @@ class ScriptedPolicy:
             return f"\n# step {number}, way {way}, without an end", share
         line = "1 / 0" if kind == "crash" else f"v{number} = {way}"
         return f"\n# step {number}: {kind}\n{line}\n{STEP_END}", share
+
+
+class ScriptedScorer:
+    """The stand-in for a process reward model: steps whose comments tell of a slip are worth less, with some noise."""
+
+    def __init__(self) -> None:
+        self._scored = 0
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine is; a token is a byte of UTF-8."""
+        return EngineInfo(name="scripted", model="scripted", tokenizer="bytes", device="none")
+
+    @property
+    def scored(self) -> int:
+        """Bytes of branches read so far."""
+        return self._scored
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[list[tuple[float, ...]]]:
+        """Per request, per branch: values after each segment, in [-1, 1], rounded to 4 decimals; of the text alone."""
+        return [[self._values(request.prefix, branch) for branch in request.branches] for request in requests]
+
+    def forget(self, prompt: Segment) -> None:
+        """Nothing is cached."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _values(self, prefix: Sequence[Segment], branch: Sequence[Segment]) -> tuple[float, ...]:
+        prompt, done = prefix[0].text, "".join(segment.text for segment in prefix[1:])
+        values: list[float] = []
+        for segment in branch:
+            self._scored += len(segment.text.encode())
+            done += segment.text
+            digest = hashlib.blake2b((prompt + done).encode(), digest_size=8).digest()
+            noise = int.from_bytes(digest, "big") / 2**63 - 1  # in [-1, 1]
+            values.append(round((-0.6 if _SLIP.search(done) else 0.6) + 0.3 * noise, 4))
+        return tuple(values)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rstar_cli.cores import leave_one_core
 from rstar_cli.engines import checkpoint
-from rstar_cli.engines.cache import TILE, BatchStates, Entry, Ids, PrefixCache, whole
+from rstar_cli.engines.cache import BatchStates, PrefixCache
 from rstar_cli.engines.decode import DecodeLoop, Endings, Prefix, Row, Shape, signed64
+from rstar_cli.engines.prefix import CachedPrefix, prefill, run_model
 from rstar_cli.errors import SetupError
 from rstar_cli.prompts import STEP_END
 from rstar_cli.protocols import EngineInfo, Sample, SampleRequest, Segment, TokenUsage
@@ -19,17 +19,11 @@ from rstar_cli.tokens import StepTokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-MEMORY_SHARE = 0.25
-"""Share of the free memory that kept keys and values may take; those of the batch may take as much again."""
-
 ROW_TOKENS = 512
 """Tokens that a sample is thought to take where it may take more, for the estimate of how many fit."""
 
 ADMIT_SHARE = 0.35
 """New rows wait until they are this share of the rows under way: taking them in costs passes of its own."""
-
-PREFILL_TOKENS = 8192
-"""Tokens, padding counted, of one forward pass over new prefixes."""
 
 
 class TransformersPolicy:
@@ -87,17 +81,14 @@ class TransformersPolicy:
         Raises:
             SetupError: model or device are not to be had, or the architecture is not fit.
         """
-        place = checkpoint.choose_device(device)
-        if place == "cpu":
-            leave_one_core()
-        tokenizer = StepTokenizer.load(model)
-        loaded = checkpoint.load_model(model, place, dtype)
+        loaded, tokenizer = checkpoint.load(model, device, dtype)
+        place = loaded.device.type
         return cls(
             loaded,
             tokenizer,
             name=str(model),
             max_rows=max_rows or (512 if place == "cuda" else 256),
-            memory=int(MEMORY_SHARE * checkpoint.free_memory(place)),
+            memory=int(checkpoint.MEMORY_SHARE * checkpoint.free_memory(place)),
         )
 
     @property
@@ -134,11 +125,7 @@ class TransformersPolicy:
             SetupError: the tokenizer writes tokens that the model does not know.
         """
         asked = _Asked(ticket, request, self._tokenizer)
-        if (highest := max(asked.ids)) >= len(self._endings.may_close):
-            raise SetupError(
-                f"token {highest} of the prefix is none of the {len(self._endings.may_close)} that {self._name} knows",
-                remedy="Give a checkpoint whose tokenizer belongs to its model.",
-            )
+        checkpoint.check_tokens(asked.ids, len(self._endings.may_close), self._name)
         self._watch_for(request.stop)
         self._waiting.append(asked)
 
@@ -208,7 +195,8 @@ class TransformersPolicy:
             else:
                 full += rows
         if taken:
-            self._prefill([asked for asked, _ in taken])
+            prefixes, room = [asked for asked, _ in taken], self._memory // self._shape.token_bytes
+            self._usage.prefilled += prefill(prefixes, self._cache, self._forward, self._shape, room)
             self._loop.add([asked.prefix(rows) for asked, rows in taken])
         return full
 
@@ -233,48 +221,6 @@ class TransformersPolicy:
                 answered.append((row.ticket, [self._sample(r) for r in rows]))
         return answered
 
-    def _prefill(self, asked: Sequence[_Asked]) -> None:
-        """Run what is new of each prefix through the model, all but its last token, and keep its states.
-
-        Segment after segment, so that prefixes with a common beginning share its pass.
-        """
-        for prefix in asked:
-            prefix.entry = self._cache.longest(prefix.prompt, prefix.ids, prefix.ends)
-        while todo := [(prefix.ids[: prefix.goal], prefix) for prefix in asked if prefix.missing]:
-            first = dict(reversed(todo))
-            group: list[_Asked] = []
-            for prefix in sorted(first.values(), key=lambda p: p.missing):
-                if group and (len(group) + 1) * prefix.missing > PREFILL_TOKENS:
-                    self._prefill_group(group)
-                    group = []
-                group.append(prefix)
-            self._prefill_group(group)
-            for ids, prefix in todo:
-                prefix.entry = first[ids].entry
-
-    def _prefill_group(self, group: Sequence[_Asked]) -> None:
-        """One forward pass over the next missing segment of each prefix."""
-        import torch
-
-        device = self._shape.device
-        new = max(prefix.missing for prefix in group)
-        new = whole(new) if new >= TILE else whole(new, 4)
-        end = max(prefix.covered for prefix in group) + new
-        states = BatchStates(self._shape.states, len(group), end, self._shape.dtype, device)
-        ids = torch.zeros((len(group), new), dtype=torch.int64)
-        for row, prefix in enumerate(group):
-            states.load(row, row + 1, prefix.entry)
-            ids[row, : prefix.missing] = torch.tensor(prefix.ids[prefix.covered : prefix.goal - 1])
-            self._usage.prefilled += prefix.missing
-        covered = torch.tensor([prefix.covered for prefix in group])
-        positions = covered[:, None] + torch.arange(new)  # shorter rows run on into padding, which nobody looks at
-        if self._context is not None:
-            positions.clamp_(max=self._context - 1)  # padding must have a position; a prefix never takes the last one
-        self._forward(ids.to(device), positions.to(device), states)
-        for row, prefix in enumerate(group):
-            kept = states.slice(row, prefix.covered, prefix.goal - 1)
-            prefix.entry = self._cache.keep(prefix.prompt, prefix.ids[: prefix.goal], prefix.entry, kept)
-
     def _keep(self, row: Row, states: Tensor) -> None:
         """Keep the states of a row that ended, segment by segment, for requests that will go on from there."""
         prefix = self._open[row.ticket]
@@ -285,21 +231,9 @@ class TransformersPolicy:
             before = end
 
     def _forward(self, ids: Tensor, positions: Tensor, states: BatchStates) -> Tensor:
-        import torch
-
-        rows, new = ids.shape
-        padding = (0, 0, 0, -rows % (TILE if new == 1 else 4))  # rows of zeros, that write where no row is
-        ids, positions = (torch.nn.functional.pad(x, padding) for x in (ids, positions))
-        cache, mask = states.at(positions)
-        out = self._model(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: Tensor = out.logits[:rows, -1]
+        """Logits of the last position, [rows, vocabulary]."""
+        out = run_model(self._model, ids, positions, states, logits_to_keep=1)
+        logits: Tensor = out.logits[: len(ids), -1]
         return logits
 
     def _closes(self, row: Row) -> bool:
@@ -328,33 +262,22 @@ class TransformersPolicy:
         return Sample(tuple(segments), tuple(logprobs), row.finish)
 
 
-class _Asked:
+class _Asked(CachedPrefix):
     """A request under way.
 
     Attributes:
         ticket: what it is known by.
         request: what was asked.
-        ids: token ids of the whole prefix.
-        prompt: the prompt's.
-        ends: token counts at which the prefix's segments end.
-        entry: the longest part whose states are kept.
         to_begin: rows that wait for a place.
         ended: rows that are done.
     """
 
-    __slots__ = ("ended", "ends", "entry", "ids", "prompt", "request", "ticket", "to_begin")
+    __slots__ = ("ended", "request", "ticket", "to_begin")
 
     def __init__(self, ticket: int, request: SampleRequest, tokenizer: StepTokenizer) -> None:
+        super().__init__(request.prefix, tokenizer)
         self.ticket = ticket
         self.request = request
-        self.prompt: Ids = tuple(tokenizer.prefix_ids(request.prefix[:1]))
-        ids = list(self.prompt)
-        self.ends = [len(ids)]
-        for segment in request.prefix[1:]:
-            ids += tokenizer.encode(segment.text) if segment.token_ids is None else segment.token_ids
-            self.ends.append(len(ids))
-        self.ids: Ids = tuple(ids)
-        self.entry: Entry | None = None
         self.to_begin = [
             Row(
                 ticket,
@@ -363,7 +286,7 @@ class _Asked:
                 request.temperature,
                 request.stop,
                 request.max_tokens,
-                len(ids),
+                len(self.ids),
             )
             for draw in range(request.n)
         ]
@@ -372,18 +295,3 @@ class _Asked:
     def prefix(self, rows: Sequence[Row]) -> Prefix:
         """The prefix with some of its rows, once its states are kept."""
         return Prefix(len(self.ids), self.ids[-1], self.entry, tuple(rows))
-
-    @property
-    def covered(self) -> int:
-        """Tokens with kept states."""
-        return self.entry.covered if self.entry is not None else 0
-
-    @property
-    def goal(self) -> int:
-        """Tokens up to the end of the first segment whose states are not all kept; 0 if all are."""
-        return next((end for end in self.ends if end - 1 > self.covered), 0)
-
-    @property
-    def missing(self) -> int:
-        """Tokens of that segment, the last one left out, that must go through the model first."""
-        return max(0, self.goal - 1 - self.covered)

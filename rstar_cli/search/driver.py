@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Generic, TypeVar
 
-from rstar_cli.protocols import ExecuteRequest, Grade, Policy, SampleRequest, StepExecutor
+from rstar_cli.protocols import ExecuteRequest, Grade, Policy, SampleRequest, ScoreRequest, StepExecutor, StepScorer
 from rstar_cli.search.grow import GradeRequest
 from rstar_cli.search.mcts import Search
 from rstar_cli.search.tree import Tree
@@ -21,6 +21,10 @@ from rstar_cli.search.tree import Tree
 KeyT = TypeVar("KeyT", bound=Hashable)
 GradeMany = Callable[[list[tuple[KeyT, str | None]]], list[Grade | None]]
 """Answers of several problems, each with its problem's key, to grades; None where gold may not be seen."""
+
+
+SCORE_SHARE = 0.1
+"""Scoring waits until this share of the searches asks for it: a pass over few rows costs nearly that of many."""
 
 
 @dataclass(slots=True)
@@ -36,6 +40,8 @@ def drive(
     executor: StepExecutor,
     grade: GradeMany[KeyT],
     in_flight: int,
+    scorer: StepScorer | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[KeyT, Tree]]:
     """Run searches to their end.
 
@@ -45,6 +51,8 @@ def drive(
         executor: runs code, in a thread beside it.
         grade: grades answers, in a thread beside it.
         in_flight: searches alive at once.
+        scorer: values steps, in this thread; needed where searches ask for it.
+        stop: asked all the while; once it says so, what is in flight is dropped and nothing more is asked.
 
     Yields:
         (key, tree) in the order in which searches end.
@@ -52,6 +60,7 @@ def drive(
     waiting = iter(searches)
     sampling: dict[int, _Live[KeyT]] = {}
     tickets = count()
+    to_score: list[tuple[_Live[KeyT], ScoreRequest]] = []
     to_execute: list[tuple[_Live[KeyT], ExecuteRequest]] = []
     to_grade: list[tuple[_Live[KeyT], GradeRequest]] = []
     done: deque[tuple[KeyT, Tree]] = deque()
@@ -70,6 +79,8 @@ def drive(
             ticket = next(tickets)
             sampling[ticket] = live
             policy.submit(ticket, question)
+        elif isinstance(question, ScoreRequest):
+            to_score.append((live, question))
         elif isinstance(question, ExecuteRequest):
             to_execute.append((live, question))
         else:
@@ -87,7 +98,7 @@ def drive(
                 step(_Live(*next_search), None)
             while done:
                 yield done.popleft()
-            if not alive:
+            if not alive or stop():
                 return
             if to_execute and not _busy(running, ExecuteRequest):
                 asked, to_execute = to_execute, []
@@ -95,10 +106,14 @@ def drive(
             if to_grade and not _busy(running, GradeRequest):
                 graded, to_grade = to_grade, []
                 running[threads.submit(grade, [(live.key, q.answer) for live, q in graded])] = graded
+            if scorer is not None and to_score and (len(to_score) >= alive * SCORE_SHARE or not sampling):
+                scored, to_score = to_score, []
+                answer_all(scored, scorer.score([q for _, q in scored]))
+                continue
             sampled = policy.poll()
             for ticket, samples in sampled:
                 step(sampling.pop(ticket), samples)
-            finished = wait(running, timeout=0 if sampled else None, return_when=FIRST_COMPLETED).done
+            finished = wait(running, timeout=0 if sampled or to_score else None, return_when=FIRST_COMPLETED).done
             for future in finished:
                 answer_all(running.pop(future), future.result())
 

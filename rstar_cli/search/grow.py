@@ -1,17 +1,17 @@
 """How a tree grows: draw candidate steps below a node, or complete a solution in one generation.
 
-These are generators. They yield questions (`SampleRequest`, `ExecuteRequest`, `GradeRequest`) and are sent the answers;
-`driver.py` answers them for many trees at once.
+These are generators. They yield questions (`SampleRequest`, `ExecuteRequest`, `ScoreRequest`, `GradeRequest`) and are
+sent the answers; `driver.py` answers them for many trees at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rstar_cli.prompts import ANSWER_END, COMPLETION_STOPS, STEP_STOPS, parse_step, render_output
-from rstar_cli.protocols import ExecuteRequest, ExecutionResult, Grade, Sample, SampleRequest, Segment
+from rstar_cli.protocols import ExecuteRequest, ExecutionResult, Grade, Sample, SampleRequest, ScoreRequest, Segment
 from rstar_cli.records import StopReason
 from rstar_cli.search.sampling import request
 from rstar_cli.search.tree import Node, Tree, codes, printed
@@ -24,20 +24,30 @@ class GradeRequest:
     answer: str | None
 
 
-Question = SampleRequest | ExecuteRequest | GradeRequest
+Question = SampleRequest | ExecuteRequest | ScoreRequest | GradeRequest
 Steps = Generator[Question, Any, None]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of a solution: tokens of a step, tokens of a completion, steps in all."""
+class Growth:
+    """How steps are drawn.
+
+    Attributes:
+        max_step_tokens: token limit of a step.
+        max_tokens: token limit of a completion of several steps.
+        max_depth: steps of a solution.
+        temperature: of sampling; 0 is greedy.
+        scored: whether a PRM values every step that runs.
+    """
 
     max_step_tokens: int
     max_tokens: int
     max_depth: int
+    temperature: float = 1.0
+    scored: bool = False
 
 
-def expand(tree: Tree, node: Node, candidates: int, temperature: float, limits: Limits) -> Steps:
+def expand(tree: Tree, node: Node, candidates: int, growth: Growth) -> Steps:
     """Draw candidates below `node`, run them side by side, and keep every one with what became of it.
 
     Below a closed program only the answer is left to write and the output says it: one candidate.
@@ -48,27 +58,29 @@ def expand(tree: Tree, node: Node, candidates: int, temperature: float, limits: 
         node,
         n=1 if after_code else candidates,
         stop=(ANSWER_END,) if after_code else STEP_STOPS,
-        max_tokens=limits.max_step_tokens,
-        temperature=temperature,
+        max_tokens=growth.max_step_tokens,
+        temperature=growth.temperature,
     )
     node.expanded = True
-    runnable: list[Node] = []
+    drawn: list[Node] = []
     for sample in samples:
         _count(tree, sample)
         child = _candidate(tree, node, sample.segments[0], sample.logprobs[0])
+        drawn.append(child)
         if child.stop is StopReason.ANSWER:
             yield from _grade(child)
-        elif child.valid:
-            runnable.append(child)
+    runnable = [child for child in drawn if child.valid and child.stop is not StopReason.ANSWER]
     if runnable:
         branches: list[list[ExecutionResult]] = yield ExecuteRequest(
             codes(node), tuple((child.code,) for child in runnable)
         )
         for child, (result,) in zip(runnable, branches, strict=True):
-            _executed(child, result, limits)
+            _executed(child, result, growth)
+    if growth.scored:
+        yield from _score(tree, node, [[child] for child in drawn if child.valid])
 
 
-def complete(tree: Tree, start: Node, temperature: float, limits: Limits) -> Generator[Question, Any, Node]:
+def complete(tree: Tree, start: Node, growth: Growth) -> Generator[Question, Any, Node]:
     """Sample one solution from `start` to its end, each step a node.
 
     Returns:
@@ -82,19 +94,19 @@ def complete(tree: Tree, start: Node, temperature: float, limits: Limits) -> Gen
             node,
             n=1,
             stop=(ANSWER_END,) if after_code else COMPLETION_STOPS,
-            max_tokens=limits.max_step_tokens if after_code else limits.max_tokens,
-            temperature=temperature,
+            max_tokens=growth.max_step_tokens if after_code else growth.max_tokens,
+            temperature=growth.temperature,
         )
         _count(tree, sample)
         node.expanded |= after_code  # one answer is all that is ever drawn below a closed program
-        end = yield from _follow(tree, node, sample, limits)
+        end = yield from _follow(tree, node, sample, growth)
         if end is node or end.stop is StopReason.STEP:  # a failed step, or the token limit: the solution ends here
             return end
         node = end
     return node
 
 
-def _follow(tree: Tree, node: Node, sample: Sample, limits: Limits) -> Generator[Question, Any, Node]:
+def _follow(tree: Tree, node: Node, sample: Sample, growth: Growth) -> Generator[Question, Any, Node]:
     """Add a sampled chain of steps below `node`, running what is new in one go; returns its last valid node."""
     chain = list(zip(sample.segments, sample.logprobs, strict=True))
     while chain and (known := _known(node, chain[0][0])) is not None:
@@ -103,7 +115,7 @@ def _follow(tree: Tree, node: Node, sample: Sample, limits: Limits) -> Generator
     start = node
     new: list[Node] = []
     for segment, logprob in chain:
-        if node.stop is StopReason.STEP and node.depth >= limits.max_depth:
+        if node.stop is StopReason.STEP and node.depth >= growth.max_depth:
             break
         node = _candidate(tree, node, segment, logprob)
         new.append(node)
@@ -113,13 +125,15 @@ def _follow(tree: Tree, node: Node, sample: Sample, limits: Limits) -> Generator
     if to_run:
         (results,) = yield ExecuteRequest(codes(start), (tuple(child.code for child in to_run),))
         for child, result in zip(to_run, results, strict=False):
-            _executed(child, result, limits)
+            _executed(child, result, growth)
         if len(results) < len(to_run):  # a step failed: what was sampled after it has no state to run on
             _cut(tree, to_run[len(results)])
             new = new[: len(results)]
     for child in new:
         if child.stop is StopReason.ANSWER:
             yield from _grade(child)
+    if growth.scored:
+        yield from _score(tree, start, [[child for child in new if child.valid]])
     return next((child for child in reversed(new) if child.valid), start)
 
 
@@ -144,19 +158,31 @@ def _known(node: Node, segment: Segment) -> Node | None:
     )
 
 
-def _executed(child: Node, result: ExecutionResult, limits: Limits) -> None:
+def _executed(child: Node, result: ExecutionResult, growth: Growth) -> None:
     child.execution = result
     if not result.ok:
         child.stop = StopReason.FAILED
     elif child.stop is StopReason.CODE:
         child.output = Segment(render_output(printed(child)))
-    elif child.depth >= limits.max_depth:
+    elif child.depth >= growth.max_depth:
         child.stop = StopReason.DEPTH
 
 
 def _grade(child: Node) -> Generator[Question, Any, None]:
     grade: Grade | None = yield GradeRequest(child.answer)
     child.verdict = grade.verdict if grade is not None else None
+
+
+def _score(tree: Tree, node: Node, chains: Sequence[Sequence[Node]]) -> Steps:
+    """Have the PRM value new nodes: chains of steps that go on from `node`."""
+    asked = [chain for chain in chains if chain]
+    if not asked:
+        return
+    branches = tuple(tuple(step.segment for step in chain if step.segment is not None) for chain in asked)
+    values: list[tuple[float, ...]] = yield ScoreRequest(tree.prefix(node), branches)
+    for chain, found in zip(asked, values, strict=True):
+        for step, value in zip(chain, found, strict=True):
+            step.prm_score = value
 
 
 def _cut(tree: Tree, first: Node) -> None:

@@ -2,7 +2,8 @@
 
 One rollout: select down the tree by UCB, expand the node reached with candidate steps (those whose code fails are
 dropped), go on to a leaf, back the leaf's reward up. Terminal-guided: the reward is +1 for a right answer, -1 for a
-wrong one, for none, and for a solution that can't go on; 0 where grading itself failed.
+wrong one, for none, and for a solution that can't go on; 0 where grading itself failed. Where gold may not be seen the
+reward of an answer is its PRM value, or 0 without a PRM.
 
 `search` is a generator that yields questions and is sent the answers. It reads no clock, no file and no gold.
 """
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 from rstar_cli.protocols import Segment
 from rstar_cli.records import StopReason, Verdict
-from rstar_cli.search.grow import Limits, Question, complete, expand
+from rstar_cli.search.grow import Growth, Question, complete, expand
 from rstar_cli.search.tree import Node, Tree, open_children, valid_children
 
 
@@ -27,8 +28,7 @@ class MctsConfig:
     candidates: int
     exploration: float
     rollout_style: Literal["expand", "complete"]
-    temperature: float
-    limits: Limits
+    growth: Growth
 
 
 Search = Generator[Question, Any, Tree]
@@ -56,10 +56,10 @@ def search(prompt: Segment, seed: int, config: MctsConfig) -> Search:
     return tree
 
 
-def greedy(prompt: Segment, seed: int, limits: Limits) -> Search:
-    """One solution by greedy decoding, as a tree with a single rollout."""
+def single(prompt: Segment, seed: int, growth: Growth) -> Search:
+    """One solution without search (greedy at temperature 0), as a tree with a single rollout."""
     tree = Tree(prompt, seed)
-    leaf = yield from complete(tree, tree.root, 0.0, limits)
+    leaf = yield from complete(tree, tree.root, growth)
     tree.backup(leaf, reward(leaf))
     return tree
 
@@ -68,6 +68,8 @@ def reward(leaf: Node) -> float:
     """Reward of a rollout that ended at `leaf`, in [-1, 1]."""
     if leaf.verdict is Verdict.CORRECT:
         return 1.0
+    if leaf.stop is StopReason.ANSWER and leaf.verdict is None:
+        return leaf.prm_score or 0.0
     return 0.0 if leaf.verdict in (Verdict.TIMEOUT, Verdict.ERROR) else -1.0
 
 
@@ -77,7 +79,7 @@ def _rollout(tree: Tree, config: MctsConfig) -> Generator[Question, Any, Node | 
     while node.stop in (StopReason.STEP, StopReason.CODE):
         fresh = not node.expanded
         if fresh:
-            yield from expand(tree, node, config.candidates, config.temperature, config.limits)
+            yield from expand(tree, node, config.candidates, config.growth)
         child = _select(node, config.exploration)
         if child is None:
             if not valid_children(node):
@@ -85,7 +87,7 @@ def _rollout(tree: Tree, config: MctsConfig) -> Generator[Question, Any, Node | 
             tree.close(node)  # all that runs below it is known already: nothing to back up
             return None
         if fresh and config.rollout_style == "complete":
-            return (yield from complete(tree, child, config.temperature, config.limits))
+            return (yield from complete(tree, child, config.growth))
         node = child
     return node
 

@@ -29,6 +29,7 @@ class Node:
         answer: what an answer boxes; None elsewhere.
         verdict: of the answer.
         prior: the policy's log-probability of the step, nats.
+        prm_score: the PRM's value in [-1, 1]; None where no PRM is used.
         children: every candidate, dropped ones too.
         visits: N, backups through this node.
         value_sum: W, their rewards' sum.
@@ -48,6 +49,7 @@ class Node:
     answer: str | None = None
     verdict: Verdict | None = None
     prior: float | None = None
+    prm_score: float | None = None
     children: list[Node] = field(default_factory=list)
     visits: int = 0
     value_sum: float = 0.0
@@ -66,10 +68,17 @@ class Node:
         return self.stop in VALID
 
     def ucb(self, exploration: float) -> float:
-        """W/N + c * sqrt(ln N_parent / N); infinite before the first visit (paper, equation 1)."""
-        if not self.visits or self.parent is None:
+        """W/N + c * sqrt(ln N_parent / N); infinite before the first visit (paper, equation 1).
+
+        With a PRM its value is the initial Q (paper, section 3.3): it counts as one visit more, here alone, so that `q`
+        stays the mean of rewards.
+        """
+        visits, value_sum = self.visits, self.value_sum
+        if self.prm_score is not None:
+            visits, value_sum = visits + 1, value_sum + self.prm_score
+        if not visits or self.parent is None:
             return math.inf
-        return self.q + exploration * math.sqrt(math.log(self.parent.visits) / self.visits)
+        return value_sum / visits + exploration * math.sqrt(math.log(max(1, self.parent.visits)) / visits)
 
 
 @dataclass(slots=True)

@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rstar_cli.config import EngineConfig, SandboxConfig
+from rstar_cli.config import EngineConfig, SandboxConfig, SearchConfig
 from rstar_cli.errors import UsageError
 from rstar_cli.jsonl import digest
 from rstar_cli.layout import check_unchanged, make_folder, model_path, read_manifest, write_manifest
 from rstar_cli.prompts import render_prompt
-from rstar_cli.protocols import Policy
+from rstar_cli.protocols import Policy, StepScorer
 from rstar_cli.records import Problem
 from rstar_cli.sandbox import Sandbox
+
+Stop = Callable[[int], bool]
+"""Asked with the tokens that this call has generated so far: whether the run's budget is spent."""
+
+TICK_SECONDS = 5.0
+"""Between two notes of what a stage has spent, which a kill can lose."""
 
 _RECORDED = ("torch", "transformers", "trl", "peft", "sympy", "math-verify")
 
@@ -36,6 +42,7 @@ class Summary:
         partial: done in part (exit code 7).
         data: the figures as plain values, for `--json`.
         done_before: nothing was done now: it was there.
+        headline: the outcome in a few words.
     """
 
     stage: str
@@ -46,6 +53,7 @@ class Summary:
     partial: bool = False
     data: dict[str, Any] = field(default_factory=dict)
     done_before: bool = False
+    headline: str = ""
 
 
 class StageRecord:
@@ -57,6 +65,8 @@ class StageRecord:
         config: settings that results hang on.
         inputs: files that results hang on, by name.
         outputs: files that the stage makes, the one that others wait for first.
+        told_by_rows: the outputs tell everything, so that a stop after the last of them and before the manifest's last
+            word loses nothing; else the stage is done again, for its counts.
     """
 
     def __init__(
@@ -66,7 +76,10 @@ class StageRecord:
         config: Mapping[str, Any],
         inputs: Mapping[str, Path],
         outputs: Sequence[Path],
+        *,
+        told_by_rows: bool = False,
     ) -> None:
+        self._told_by_rows = told_by_rows
         self._manifest = manifest
         self._stage = stage
         self._outputs = list(outputs)
@@ -76,7 +89,8 @@ class StageRecord:
             "inputs": {name: _identity(path) for name, path in inputs.items()},
             "versions": _versions(),
         }
-        self._begun = time.monotonic()
+        self._begun = self._ticked = time.monotonic()
+        self._earlier: tuple[Mapping[str, int], float] = ({}, 0.0)
 
     def is_complete(self) -> bool:
         """Whether the stage was done before from the same inputs and settings.
@@ -93,32 +107,55 @@ class StageRecord:
         begun = {"config": {**entry.get("config", {}), **_flat(entry.get("inputs", {}))}}
         remedy = f"Use the settings and inputs it was begun with, or remove {left[0]} to do it again."
         check_unchanged(begun, asked, f"{self._stage} in {self._manifest.parent}", remedy)
-        # outputs are complete or absent: a stop between the last of them and the manifest's last word loses nothing
-        return all(path.exists() for path in self._outputs)
+        if not all(path.exists() for path in self._outputs):  # each is complete or absent
+            return False
+        if entry.get("status") != "complete" and self._told_by_rows:
+            self._take_over(entry)
+            self.complete({"problems": digest(first).rows})
+            return True
+        return bool(entry.get("status") == "complete")
 
     def told_again(self, summary: Summary) -> Summary:
         """The summary of a stage that was done before, with what the manifest tells of it."""
         summary.done_before = True
+        summary.headline = "done before"
         summary.data = read_manifest(self._manifest)[self._stage].get("counts", {})
         summary.figures = dict(summary.data)
         return summary
 
     def begin(self) -> None:
-        """Record that the stage runs."""
+        """Record that the stage runs; what an earlier call of it has spent stays on the account."""
         for path in self._outputs:
             make_folder(path.parent)
-        write_manifest(self._manifest, self._stage, self._entry)
+        before = read_manifest(self._manifest).get(self._stage, {})
+        if before.get("status") in ("running", "stopped"):
+            self._take_over(before)
+        self._note("running", {})
 
-    def complete(self, counts: Mapping[str, Any], **more: Any) -> None:
+    def _take_over(self, entry: Mapping[str, Any]) -> None:
+        """Put what an earlier call spent on the account."""
+        self._earlier = (entry.get("tokens", {}), entry.get("seconds", 0.0))
+
+    def tick(self, generated: int) -> None:
+        """Note now and then what this call has spent so far: tokens generated, and its time."""
+        if time.monotonic() - self._ticked >= TICK_SECONDS:
+            self._note("running", {"generated": generated})
+
+    def stopped(self, tokens: Mapping[str, int]) -> None:
+        """Record that the budget stopped the stage; a later call goes on."""
+        self._note("stopped", tokens)
+
+    def complete(self, counts: Mapping[str, Any], tokens: Mapping[str, int] | None = None) -> None:
         """Record that the stage is done, with counts, and each output's hash and number of rows."""
-        entry = {
-            **self._entry,
-            "status": "complete",
-            "counts": dict(counts),
-            **more,
-            "outputs": {path.name: _identity(path) for path in self._outputs},
-            "seconds": round(time.monotonic() - self._begun, 1),
-        }
+        outputs = {path.name: _identity(path) for path in self._outputs}
+        self._note("complete", tokens or {}, counts=dict(counts), outputs=outputs)
+
+    def _note(self, status: str, tokens: Mapping[str, int], **more: Any) -> None:
+        self._ticked = time.monotonic()
+        tokens_before, seconds_before = self._earlier
+        spent = {name: tokens.get(name, 0) + tokens_before.get(name, 0) for name in (*tokens_before, *tokens)}
+        seconds = round(seconds_before + self._ticked - self._begun, 1)
+        entry = {**self._entry, "status": status, **({"tokens": spent} if spent else {}), "seconds": seconds, **more}
         write_manifest(self._manifest, self._stage, entry)
 
 
@@ -179,6 +216,32 @@ def open_policy(config: EngineConfig, model: str, problems: Iterable[Problem], f
     return TransformersPolicy.load(
         model_path(model), device=config.device, dtype=config.dtype, max_rows=config.batch or None
     )
+
+
+def open_scorer(config: SearchConfig, prm: str) -> StepScorer:
+    """Load a PRM.
+
+    Raises:
+        SetupError: model or device are not to be had.
+    """
+    if config.engine == "scripted":
+        from rstar_cli.engines.scripted import ScriptedScorer
+
+        return ScriptedScorer()
+    from rstar_cli.engines.prm import TransformersScorer
+
+    return TransformersScorer.load(prm, device=config.device, dtype=config.dtype)
+
+
+def outside_prm(prm: str) -> str | None:
+    """The PRM that work outside a run uses: none but one that is named.
+
+    Raises:
+        UsageError: `last` asks for a run's.
+    """
+    if prm == "last":
+        raise UsageError("--prm last is a run's, and this is work outside one", remedy="Name a checkpoint directory.")
+    return None if prm in ("auto", "none") else prm
 
 
 def open_sandbox(config: SandboxConfig) -> Sandbox:

@@ -5,28 +5,43 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rstar_cli.config import EngineConfig, EvaluateConfig, GenerateConfig, Settings, TrainPolicyConfig, VerifyConfig
+from rstar_cli.config import (
+    STAGES,
+    EngineConfig,
+    EvaluateConfig,
+    EvolveConfig,
+    GenerateConfig,
+    Settings,
+    TrainPolicyConfig,
+    TrainPrmConfig,
+    VerifyConfig,
+)
 from rstar_cli.errors import SetupError
 from rstar_cli.jsonl import read_objects, read_rows
 from rstar_cli.layout import RunDir, model_path, read_manifest
 from rstar_cli.options import EvaluatePlace, GeneratePlace, TrainPlace, VerifyPlace
 from rstar_cli.prompts import render_prompt
-from rstar_cli.records import Problem, SftRow
+from rstar_cli.records import PairRow, Problem, SftRow
 from rstar_cli.stages.common import Summary, few_shot_of
+from rstar_cli.stages.generate import policy_for, prm_for
 from rstar_cli.stages.problem_sets import draw_problems, eval_problems, read_source
+from rstar_cli.stages.train_policy import plain_files
+from rstar_cli.stages.train_prm import prm_inputs
+from rstar_cli.train.prm import count_updates, is_held_out
 
 
 def dry_run_generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None) -> Summary:
     """What `generate` would do."""
-    model = place.policy or (run.policy_of(place.round - 1) if run is not None and place.round > 0 else "embedded")
-    if run is not None and place.policy is None and place.round > 1:
-        run.require(Path(model), "train-policy", place.round - 1)
+    if run is None:
+        model, prm = "embedded" if config.policy == "auto" else config.policy, config.prm
+    else:
+        (model, _), (_, prm) = policy_for(config, run, place.round), prm_for(config, run, place.round)
     if place.problems or run is None:
         problems = read_source(place.problems or "", place.limit)
     else:
         problems = draw_problems(run, place.round)[: place.limit]
     summary = _begin("generate", config)
-    summary.figures |= {"policy": model, "problems": len(problems)}
+    summary.figures |= {"policy": model, "prm": prm, "problems": len(problems)}
     summary.figures["tokens to generate"] = _generate_cost(config, run, place.round, len(problems))
     return _prompt(summary, config, model, problems)
 
@@ -36,9 +51,8 @@ def _generate_cost(config: GenerateConfig, run: RunDir | None, number: int, prob
     for earlier in range(number, 0, -1) if run is not None else ():
         assert run is not None  # noqa: S101
         entry = read_manifest(run.round(earlier).manifest).get("generate", {})
-        searched = entry.get("counts", {}).get("searched now")
-        if searched:
-            each = entry["tokens"]["generated"] / searched
+        if entry.get("status") == "complete":
+            each = entry["tokens"]["generated"] / entry["counts"]["problems"]
             return f"about {each * problems:,.0f} ({each:,.0f} a problem in round {earlier})"
     rollout = config.candidates * config.max_step_tokens
     rollout *= config.max_depth if config.rollout_style == "expand" else 1
@@ -72,6 +86,22 @@ def dry_run_train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | No
     return summary
 
 
+def dry_run_train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> Summary:
+    """What `train-prm` would do."""
+    summary = _begin("train-prm", config)
+    if run is None:
+        files, model = [plain_files("train-prm", place)[0]], place.model or "embedded"
+    else:
+        pairs, policy = prm_inputs(place, config, run)
+        files, model = list(pairs.values()), place.model or str(policy)
+    rows = [row for file in files for row in read_rows(file, PairRow)]
+    _check_model(model)
+    held_out = sum(is_held_out(row.problem_id, config) for row in rows)
+    summary.figures |= {"model": model, "pairs": len(rows) - held_out, "pairs held out": held_out}
+    summary.figures["updates"] = count_updates(rows, config)
+    return summary
+
+
 def dry_run_evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None) -> Summary:
     """What `evaluate` would do."""
     summary = _begin("evaluate", config)
@@ -85,15 +115,53 @@ def dry_run_evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir |
         sets = {name: eval_problems(run, name, keep=False)[: place.limit] for name in run.recipe.eval_sets}
         problems = [p for found in sets.values() for p in found]
         summary.figures["problems"] = ", ".join(f"{name}: {len(found)}" for name, found in sets.items())
-    summary.figures |= {"policy": model, "tokens to generate": f"at most {len(problems) * config.max_tokens:,}"}
+    summary.figures |= {"policy": model, "greedy tokens": f"at most {len(problems) * config.max_tokens:,}"}
     return _prompt(summary, config, model, problems)
+
+
+def dry_run_evolve(config: EvolveConfig, run: RunDir) -> Summary:
+    """What `evolve` would do: settings of round 1, what later rounds change, problems, a prompt, and the tokens."""
+    recipe = run.recipe
+    summary = Summary("evolve: dry run, nothing was written")
+    shown = summary.figures
+    shown["run"] = f"{run.root}, base {recipe.run.base}, seed {recipe.run.seed}"
+    shown["problems a round"] = f"{recipe.run.count} from {recipe.run.source}"
+    for name, table in recipe.eval_sets.items():
+        shown[f"evaluation set {name}"] = _plain(table)
+    shown["evolve"] = _plain(config)
+    for stage, model in STAGES.items():
+        first = recipe.stage(model, stage, 1, {})
+        shown[stage] = _plain(first)
+        for number in range(2, config.rounds + 1):
+            changed = {k: v for k, v in recipe.stage(model, stage, number, {}) if v != getattr(first, k)}
+            if changed:
+                shown[f"{stage}, round {number}"] = ", ".join(f"{_flag(k)} {v}" for k, v in changed.items())
+    try:
+        problems = draw_problems(run, 1)
+        problems += [p for name in recipe.eval_sets for p in eval_problems(run, name, keep=False)]
+        generate = recipe.stage(GenerateConfig, "generate", 1, {})
+        shown["first prompt"] = render_prompt(problems[0].problem, few_shot_of(generate, recipe.run.base))
+    except SetupError as error:
+        summary.notes.append(f"Not checked: {error}. {error.remedy}")
+    for number in range(1, config.rounds + 1):
+        cost = _generate_cost(recipe.stage(GenerateConfig, "generate", number, {}), run, number, recipe.run.count)
+        shown[f"tokens to generate, round {number}"] = cost
+    return summary
+
+
+def _plain(settings: Settings) -> str:
+    return ", ".join(f"{_flag(name)} {value}" for name, value in settings if value is not None)
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _begin(stage: str, config: Settings) -> Summary:
     settings: dict[str, Any] = config.model_dump(mode="json")
     return Summary(
         f"{stage}: dry run, nothing was written",
-        figures={name.replace("_", "-"): str(value) for name, value in settings.items()},
+        figures={_flag(name): str(value) for name, value in settings.items()},
     )
 
 

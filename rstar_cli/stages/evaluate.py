@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,85 +17,92 @@ from rstar_cli.grader import Grader
 from rstar_cli.journal import Journal
 from rstar_cli.jsonl import read_rows
 from rstar_cli.layout import RunDir, write_bytes
-from rstar_cli.metrics import accuracy, accuracy_by_level
 from rstar_cli.options import EvaluatePlace
 from rstar_cli.progress import StageProgress
-from rstar_cli.prompts import render_prompt
-from rstar_cli.protocols import Grade, Policy, Segment
-from rstar_cli.records import EvalRow, EvalSample, Problem, StopReason, Verdict
-from rstar_cli.sandbox import Sandbox
-from rstar_cli.search.driver import drive
-from rstar_cli.search.grow import Limits
-from rstar_cli.search.mcts import Search, greedy
+from rstar_cli.records import EvalRow, Problem, Verdict
+from rstar_cli.report import write_report
 from rstar_cli.search.sampling import derive_seed
-from rstar_cli.search.tree import Tree
 from rstar_cli.stages.common import (
     StageRecord,
+    Stop,
     Summary,
     few_shot_of,
     open_policy,
     open_sandbox,
+    open_scorer,
+    outside_prm,
     partial,
     refuse_run_flags,
 )
+from rstar_cli.stages.figures import figures_of
 from rstar_cli.stages.problem_sets import eval_name, eval_problems, read_source
-
-METHOD = "greedy"
+from rstar_cli.stages.solve import Solver, sample_solutions, search_solutions, solve_greedily
+from rstar_cli.stages.tools import Tools
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
-    """One policy on one set.
+class _Models:
+    """What is evaluated.
 
     Attributes:
-        name: of the set.
-        problems: its problems.
-        model: the policy, as it is loaded.
-        model_name: the policy, as manifests tell of it.
+        policy, prm: as they are loaded; prm None: none.
+        policy_name, prm_name: as manifests tell of them.
+        seed: of the run.
         folder: where the results go.
         manifest: where they are told of.
     """
 
-    name: str
-    problems: list[Problem]
-    model: str
-    model_name: str
+    policy: str
+    prm: str | None
+    policy_name: str
+    prm_name: str
+    seed: int
     folder: Path
     manifest: Path
 
-    @property
-    def rows(self) -> Path:
-        """Samples."""
-        return self.folder / f"{self.name}.{METHOD}.jsonl"
 
-    @property
-    def summary(self) -> Path:
-        """Accuracy by method."""
-        return self.folder / f"{self.name}.json"
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One way of solving one set: `kind` is the middle part of the name of its rows' file."""
+
+    name: str
+    kind: str
+    problems: list[Problem]
+    solve: Solver
 
 
-def evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None) -> Summary:
-    """Evaluate a round's policy on the recipe's evaluation sets, or on a benchmark.
+def evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None, stop: Stop | None = None) -> Summary:
+    """Evaluate a round's models on the recipe's evaluation sets, or on a benchmark; in a run, renew `report.json`.
 
     Args:
         place: what to read and write.
         config: settings.
         run: the run; None where `--policy` names a model to evaluate outside one.
+        stop: the run's budget; once it is spent what is in flight is dropped, and the summary is `partial`.
     """
     if run is None:
         return _without_run(place, config)
-    files = run.round(place.round)
-    model = run.policy_of(place.round)
-    if place.round > 0:
-        run.require(Path(model), "train-policy", place.round)
+    number, files = place.round, run.round(place.round)
+    policy = run.policy_of(number)
+    if number > 0:
+        run.require(Path(policy), "train-policy", number)
+    prm, prm_name = _prm_for(config, run, number)
+    models = _Models(
+        policy, prm, run.policy_name(number), prm_name, run.recipe.run.seed, files.evaluations, files.manifest
+    )
     if place.benchmark is not None:
-        sets = {eval_name(place.benchmark): read_source(place.benchmark, place.limit)}
+        tasks = _tasks(eval_name(place.benchmark), read_source(place.benchmark, place.limit), config, None)
     else:
-        sets = {name: eval_problems(run, name)[: place.limit] for name in run.recipe.eval_sets}
-    summary = Summary(f"evaluate round {place.round}", next_command=run.command("generate", place.round + 1))
-    for name, problems in sets.items():
-        policy_name = run.policy_name(place.round)
-        _evaluate(_Task(name, problems, model, policy_name, files.evaluations, files.manifest), config, summary)
+        tasks = []
+        for name, table in run.recipe.eval_sets.items():
+            tasks += _tasks(name, eval_problems(run, name)[: place.limit], config, table.sampled)
+    summary = Summary(f"evaluate round {number}", next_command=run.command("generate", number + 1))
+    _evaluate(tasks, models, config, summary, stop)
+    if place.benchmark is None:
+        summary.files.append(write_report(run))
+        summary.headline = ", ".join(
+            f"{name} {told['greedy']['accuracy']:.1%}" for name, told in summary.data.items() if "greedy" in told
+        )
     return summary
 
 
@@ -103,129 +110,175 @@ def _without_run(place: EvaluatePlace, config: EvaluateConfig) -> Summary:
     refuse_run_flags("evaluate", run=place.run)
     if place.policy is None or place.benchmark is None:
         raise UsageError("without a run, evaluate needs --policy and --benchmark", remedy="Give both, or a --run.")
-    problems = read_source(place.benchmark, place.limit)
     folder = place.output or Path("eval") / re.sub(r"[^\w.-]+", "_", place.policy).strip("_.")
+    prm = outside_prm(config.prm)
+    models = _Models(place.policy, prm, place.policy, prm or "none", 0, folder, folder / "manifest.json")
+    tasks = _tasks(eval_name(place.benchmark), read_source(place.benchmark, place.limit), config, None)
     summary = Summary("evaluate")
-    task = _Task(eval_name(place.benchmark), problems, place.policy, place.policy, folder, folder / "manifest.json")
-    _evaluate(task, config, summary)
+    _evaluate(tasks, models, config, summary, None)
     return summary
 
 
-def _evaluate(task: _Task, config: EvaluateConfig, summary: Summary) -> None:
-    """Evaluate one set, if that was not done before, and tell of it."""
-    few_shot = few_shot_of(config, task.model)
+def _prm_for(config: EvaluateConfig, run: RunDir, number: int) -> tuple[str | None, str]:
+    """The PRM that samples are scored and searches are guided by, and its name in manifests."""
+    if config.prm == "none" or not (config.samples or config.rollouts):
+        return None, "none"
+    if config.prm in ("auto", "last"):
+        if number == 0:  # the base comes without one
+            return None, "none"
+        return str(run.prm_of(number)), f"round {number}"
+    return config.prm, config.prm
+
+
+def _tasks(name: str, problems: list[Problem], config: EvaluateConfig, sampled: int | None) -> list[_Task]:
+    """What is asked for on one set: greedy on all of it, samples and search on its first `sampled` problems."""
+    tasks = [_Task(name, "greedy", problems, solve_greedily)]
+    some = problems[:sampled]
+    if config.samples and some:
+        tasks.append(_Task(name, "samples", some, sample_solutions))
+    if config.rollouts and some:
+        tasks.append(_Task(name, f"mcts@{config.rollouts}", some, search_solutions))
+    return tasks
+
+
+def _evaluate(tasks: list[_Task], models: _Models, config: EvaluateConfig, summary: Summary, stop: Stop | None) -> None:
+    """Do what was not done before, and tell of all."""
+    summary.done_before = True
+    with _opened(models, config, [p for task in tasks for p in task.problems]) as tools:
+        for task in tasks:
+            rows = models.folder / f"{task.name}.{task.kind}.jsonl"
+            record = _record(task, models, config, rows)
+            if not record.is_complete():
+                summary.done_before = False
+                record.begin()
+                if not _solve(task, models, config, rows, tools, record, stop):
+                    summary.partial = True
+                    summary.next_command = None
+                    summary.notes.append("The budget is spent. The same command goes on.")
+                    return
+            figures = figures_of(task.kind, list(read_rows(rows, EvalRow)))
+            _write_figures(models.folder / f"{task.name}.json", figures)
+            _tell(summary, task, figures)
+            summary.files.append(rows)
+
+
+def _record(task: _Task, models: _Models, config: EvaluateConfig, rows: Path) -> StageRecord:
+    """The task's entry in the manifest; greedy decoding hangs on none of the settings of samples and search."""
+    identity = config.identity()
+    searching = {"samples", "rollouts", "candidates", "exploration", "rollout_style", "temperature", "aggregate", "prm"}
+    used = {
+        "greedy": set[str](),
+        "samples": {"samples", "temperature", "aggregate"},
+    }.get(task.kind, searching - {"samples"})
+    identity = {key: value for key, value in identity.items() if key not in searching or key in used}
+    inputs = {"policy": Path(models.policy)}
+    if task.kind != "greedy":
+        identity |= {"prm": models.prm_name, "seed": models.seed}
+        inputs |= {"prm": Path(models.prm)} if models.prm else {}
     ids = derive_seed(*(p.id for p in task.problems))  # which problems, as a number
-    identity = {
-        **config.identity(),
-        "policy": task.model_name,
-        "few_shot": few_shot,
-        "problems": [len(task.problems), ids],
-    }
-    inputs = {"policy": Path(task.model)} if Path(task.model).is_dir() else {}
-    record = StageRecord(task.manifest, f"evaluate {task.name} {METHOD}", identity, inputs, [task.rows, task.summary])
-    if record.is_complete():
-        figures = orjson.loads(task.summary.read_bytes())[METHOD]
-        summary.done_before = True
-    else:
-        record.begin()
-        _solve(task, config, few_shot, summary.stage)
-        figures = summarise(list(read_rows(task.rows, EvalRow)))
-        methods = orjson.loads(task.summary.read_bytes()) if task.summary.exists() else {}
-        methods[METHOD] = figures
-        write_bytes(task.summary, orjson.dumps(methods, option=orjson.OPT_INDENT_2) + b"\n")
-        record.complete({"problems": len(task.problems)}, tokens=figures["tokens"])
-    _tell(summary, task.name, figures)
-    summary.data[task.name] = {METHOD: figures}
-    summary.files += [task.summary, task.rows]
+    few_shot = few_shot_of(config, models.policy)
+    identity |= {"policy": models.policy_name, "few_shot": few_shot, "problems": [len(task.problems), ids]}
+    there = {name: path for name, path in inputs.items() if path.is_dir()}
+    return StageRecord(models.manifest, f"evaluate {task.name} {task.kind}", identity, there, [rows], told_by_rows=True)
 
 
-def _solve(task: _Task, config: EvaluateConfig, few_shot: int, title: str) -> None:
-    """Solve what is not in the journal yet."""
-    with Journal(partial(task.rows)) as journal:
+@contextmanager
+def _opened(models: _Models, config: EvaluateConfig, problems: list[Problem]) -> Iterator[_Lazy]:
+    with ExitStack() as stack:
+        yield _Lazy(models, config, problems, stack)
+
+
+class _Lazy:
+    """The tools of an evaluation, opened when the first task asks for them and shared by all."""
+
+    def __init__(self, models: _Models, config: EvaluateConfig, problems: list[Problem], stack: ExitStack) -> None:
+        self._models = models
+        self._config = config
+        self._problems = problems
+        self._stack = stack
+        self._tools: Tools | None = None
+
+    @property
+    def few_shot(self) -> int:
+        """Worked examples before a problem."""
+        return few_shot_of(self._config, self._models.policy)
+
+    def open(self) -> Tools:
+        """All tools."""
+        if self._tools is None:
+            enter, config = self._stack.enter_context, self._config
+            sandbox = enter(open_sandbox(config))
+            grader = enter(Grader(timeout=config.grade_timeout))
+            policy = enter(closing(open_policy(config, self._models.policy, self._problems, self.few_shot)))
+            prm = self._models.prm
+            scorer = enter(closing(open_scorer(config, prm))) if prm is not None else None
+            self._tools = Tools(policy, sandbox, grader, scorer)
+        return self._tools
+
+
+def _solve(
+    task: _Task,
+    models: _Models,
+    config: EvaluateConfig,
+    output: Path,
+    lazy: _Lazy,
+    record: StageRecord,
+    stop: Stop | None,
+) -> bool:
+    """Solve what is not in the journal yet; whether all is done now."""
+    tools = lazy.open()
+    usage = tools.policy.usage
+    generated, prefilled = usage.generated, usage.prefilled  # by the tasks before this one
+
+    def spent() -> bool:
+        record.tick(usage.generated - generated)
+        return stop is not None and stop(usage.generated - generated)
+
+    title = f"evaluate {task.name} {task.kind}"
+    with Journal(partial(output)) as journal:
         todo = [p for p in task.problems if p.id not in journal.done]
         before = len(task.problems) - len(todo)
-        right = 0
-        with (
-            open_sandbox(config) as sandbox,
-            Grader(timeout=config.grade_timeout) as grader,
-            StageProgress(f"{title} {task.name}", len(task.problems), done=before) as progress,
-            closing(open_policy(config, task.model, task.problems, few_shot)) as policy,
-        ):
-            for solved, row in enumerate(solve_greedily(todo, policy, sandbox, grader, config, few_shot), start=1):
+        right = solved = 0
+        with StageProgress(title, len(task.problems), done=before) as progress:
+            for row in task.solve(todo, tools, config, lazy.few_shot, models.seed, spent):
                 journal.append(row)
-                right += row.samples[0].verdict is Verdict.CORRECT
+                solved += 1
+                right += any(sample.verdict is Verdict.CORRECT for sample in row.samples)
                 progress.update(
-                    before + solved, f"{right / solved:.0%} right", progress.rate(policy.usage.generated, "tok")
+                    before + solved,
+                    f"{right / solved:.0%} {'right' if task.kind == 'greedy' else 'reached'}",
+                    progress.rate(usage.generated - generated, "tok"),
                 )
-        journal.finish([p.id for p in task.problems], task.rows)
+        tokens = {"generated": usage.generated - generated, "prefilled": usage.prefilled - prefilled}
+        if solved < len(todo):
+            record.stopped(tokens)
+            return False
+        journal.finish([p.id for p in task.problems], output)
+    record.complete({"problems": len(task.problems)}, tokens)
+    return True
 
 
-def solve_greedily(
-    problems: list[Problem],
-    policy: Policy,
-    sandbox: Sandbox,
-    grader: Grader,
-    config: EvaluateConfig,
-    few_shot: int,
-) -> Iterator[EvalRow]:
-    """One greedy solution a problem; answers are graded after they were found, and steer nothing."""
-    by_id = {p.id: p for p in problems}
-    limits = Limits(config.max_step_tokens, config.max_tokens, config.max_depth)
+def _write_figures(path: Path, figures: dict[str, dict[str, Any]]) -> None:
+    """Put methods beside those that are told of already; the file changes only where they do."""
+    known = orjson.loads(path.read_bytes()) if path.exists() else {}
+    if any(known.get(method) != told for method, told in figures.items()):
+        write_bytes(path, orjson.dumps(known | figures, option=orjson.OPT_INDENT_2) + b"\n")
 
-    def searches() -> Iterator[tuple[str, Search]]:
-        for problem in problems:
-            yield problem.id, greedy(Segment(render_prompt(problem.problem, few_shot)), 0, limits)
 
-    def no_gold(answers: list[tuple[str, str | None]]) -> list[Grade | None]:
-        return [None] * len(answers)
-
-    for key, tree in drive(
-        searches(),
-        policy=policy,
-        executor=sandbox,
-        grade=no_gold,
-        in_flight=config.in_flight,
-    ):
-        policy.forget(tree.prompt)
-        problem = by_id[key]
-        answer = _answer(tree)
-        (grade,) = grader.grade([(problem.answer, answer)])
-        sample = EvalSample(
-            answer=answer,
-            group=None if answer is None else 0,
-            verdict=grade.verdict,
-            tokens=tree.tokens_generated,
+def _tell(summary: Summary, task: _Task, figures: dict[str, dict[str, Any]]) -> None:
+    name = task.name
+    summary.data.setdefault(name, {}).update(figures)
+    for method, told in figures.items():
+        low, high = told["ci95"]
+        summary.figures[f"{name} {method}"] = (
+            f"{told['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {told['n']})"
         )
-        yield EvalRow(problem_id=key, level=problem.level, samples=(sample,))
-
-
-def _answer(tree: Tree) -> str | None:
-    leaf, _ = tree.rollouts[0]
-    return leaf.answer if leaf.stop is StopReason.ANSWER else None
-
-
-def summarise(rows: list[EvalRow]) -> dict[str, Any]:
-    """Accuracy with its interval, by level, verdict counts and tokens of a method with one sample a problem."""
-    right = [row.samples[0].verdict is Verdict.CORRECT for row in rows]
-    verdicts = [row.samples[0].verdict for row in rows]
-    return {
-        **accuracy(right),
-        "by_level": accuracy_by_level((row.level, ok) for row, ok in zip(rows, right, strict=True)),
-        "verdicts": {verdict.value: verdicts.count(verdict) for verdict in Verdict if verdict in verdicts},
-        "tokens": sum(row.samples[0].tokens for row in rows),
-    }
-
-
-def _tell(summary: Summary, name: str, figures: dict[str, Any]) -> None:
-    low, high = figures["ci95"]
-    summary.figures[f"{name} {METHOD}"] = (
-        f"{figures['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {figures['n']})"
-    )
-    levels = ", ".join(f"{level}: {f['accuracy']:.0%}" for level, f in figures["by_level"].items())
-    if len(figures["by_level"]) > 1:
-        summary.figures[f"{name} by level"] = levels
-    broken = {v: n for v, n in figures["verdicts"].items() if v in (Verdict.TIMEOUT, Verdict.ERROR)}
-    if broken:
-        summary.notes.append(f"{name}: grading failed on {broken}; these count as not right.")
-    if not figures["accuracy"]:
-        summary.notes.append(f"{name}: no problem was solved; this policy is too weak for it.")
+        broken = {v: n for v, n in told.get("verdicts", {}).items() if v in (Verdict.TIMEOUT, Verdict.ERROR)}
+        if broken:
+            summary.notes.append(f"{name} {method}: grading failed on {broken}; these count as not right.")
+    if task.kind == "greedy":
+        levels = figures["greedy"]["by_level"]
+        if len(levels) > 1:
+            summary.figures[f"{name} by level"] = ", ".join(f"{n}: {f['accuracy']:.0%}" for n, f in levels.items())
+        if not figures["greedy"]["accuracy"]:
+            summary.notes.append(f"{name}: no problem was solved; this policy is too weak for it.")

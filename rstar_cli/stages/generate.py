@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,24 +16,29 @@ from rstar_cli.layout import RunDir
 from rstar_cli.options import GeneratePlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.prompts import render_prompt
-from rstar_cli.protocols import Grade, Policy, Segment, StepExecutor
+from rstar_cli.protocols import Grade, Policy, Segment
 from rstar_cli.records import Execution, Problem, Rollout, TreeNode, Verdict
 from rstar_cli.records import Tree as TreeRow
-from rstar_cli.search.driver import drive
-from rstar_cli.search.grow import Limits
-from rstar_cli.search.mcts import MctsConfig, Search, search
+from rstar_cli.search.mcts import Search, search
 from rstar_cli.search.sampling import derive_seed
 from rstar_cli.search.tree import Node, Tree
 from rstar_cli.stages.common import (
     StageRecord,
+    Stop,
     Summary,
     few_shot_of,
     open_policy,
     open_sandbox,
+    open_scorer,
+    outside_prm,
     partial,
     refuse_run_flags,
 )
 from rstar_cli.stages.problem_sets import read_source, round_problems
+from rstar_cli.stages.tools import Tools, mcts_config
+
+FIRST_PRM_ROUND = 3
+"""From here on `--prm auto` guides the search by the last round's PRM; rounds before are terminal-guided (paper)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class _Task:
     Attributes:
         problems: what to search.
         model: the policy.
+        prm: the PRM that gives the initial Q; None: terminal-guided.
         few_shot: worked examples in each prompt.
         seed: 64-bit seed; a tree's seed derives from it and its problem's id.
         output: the file of trees.
@@ -50,39 +56,38 @@ class _Task:
 
     problems: list[Problem]
     model: str
+    prm: str | None
     few_shot: int
     seed: int
     output: Path
 
 
-def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None) -> Summary:
+def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None, stop: Stop | None = None) -> Summary:
     """Search every problem and write `trees.jsonl`; takes up where an earlier call stopped.
 
     Args:
         place: what to read and write.
         config: settings.
         run: the run; None where `--output` names a plain file.
+        stop: the run's budget; once it is spent the searches in flight are dropped, and the summary is `partial`.
     """
     if run is None:
         return _on_files(place, config)
     if place.round < 1:
         raise UsageError("round 0 is the base model: there is nothing to generate", remedy="Give --round 1 or later.")
     files = run.round(place.round)
-    model = place.policy or run.policy_of(place.round - 1)
-    if place.policy is None and place.round > 1:
-        run.require(Path(model), "train-policy", place.round - 1)
+    model, policy_name = policy_for(config, run, place.round)
+    prm, prm_name = prm_for(config, run, place.round)
     problems = round_problems(run, place.round, place.problems, place.limit)
-    task = _Task(
-        problems, model, few_shot_of(config, model), derive_seed(run.recipe.run.seed, place.round), files.trees
+    few_shot = few_shot_of(config, model)
+    seed = run.recipe.run.seed
+    task = _Task(problems, model, prm, few_shot, derive_seed(seed, place.round), files.trees)
+    named = {"policy": policy_name, "prm": prm_name, "few_shot": few_shot, "seed": seed}
+    inputs = {"problems": files.problems}
+    inputs |= {name: Path(path) for name, path in (("policy", model), ("prm", prm)) if path and Path(path).is_dir()}
+    record = StageRecord(
+        files.manifest, "generate", {**config.identity(), **named}, inputs, [files.trees], told_by_rows=True
     )
-    identity = {
-        **config.identity(),
-        "policy": place.policy or run.policy_name(place.round - 1),
-        "few_shot": task.few_shot,
-        "seed": run.recipe.run.seed,
-    }
-    inputs = {"problems": files.problems} | ({"policy": Path(model)} if Path(model).is_dir() else {})
-    record = StageRecord(files.manifest, "generate", identity, inputs, [files.trees])
     summary = Summary(f"generate round {place.round}", files=[files.trees])
     summary.next_command = run.command("verify", place.round)
     if place.limit is None and place.problems is None and len(problems) < run.recipe.run.count:
@@ -90,7 +95,27 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None) -
             f"This round's set holds {len(problems)} problems, fewer than the recipe's {run.recipe.run.count}: an "
             f"earlier call or a small pool made it. Remove {files.root} to draw it anew."
         )
-    return _unless_done(task, config, record, summary)
+    return _unless_done(task, config, record, summary, stop)
+
+
+def policy_for(config: GenerateConfig, run: RunDir, number: int) -> tuple[str, str]:
+    """The policy that a round searches with, and its name in manifests."""
+    if config.policy != "auto":
+        return config.policy, config.policy
+    if number > 1:
+        run.require(Path(run.policy_of(number - 1)), "train-policy", number - 1)
+    return run.policy_of(number - 1), run.policy_name(number - 1)
+
+
+def prm_for(config: GenerateConfig, run: RunDir, number: int) -> tuple[str | None, str]:
+    """The PRM that a round searches with, and its name in manifests. Rounds 1 and 2 are terminal-guided (paper)."""
+    if config.prm == "none" or (config.prm == "auto" and number < FIRST_PRM_ROUND):
+        return None, "none"
+    if config.prm in ("auto", "last"):
+        if number == 1:
+            raise UsageError("round 1 has no PRM before it", remedy="Give --prm none or a checkpoint directory.")
+        return str(run.prm_of(number - 1)), f"round {number - 1}"
+    return config.prm, config.prm
 
 
 def _on_files(place: GeneratePlace, config: GenerateConfig) -> Summary:
@@ -102,65 +127,85 @@ def _on_files(place: GeneratePlace, config: GenerateConfig) -> Summary:
     if place.problems is None or place.output is None:
         raise UsageError("--output needs --problems", remedy="Give both, or neither and a --run.")
     problems = read_source(place.problems, place.limit)
-    model = place.policy or "embedded"
-    task = _Task(problems, model, few_shot_of(config, model), derive_seed(0, 1), place.output)
+    model = "embedded" if config.policy == "auto" else config.policy
+    prm = outside_prm(config.prm)
+    task = _Task(problems, model, prm, few_shot_of(config, model), derive_seed(0, 1), place.output)
     ids = derive_seed(*(p.id for p in problems))  # which problems, as a number
-    identity = {**config.identity(), "policy": model, "few_shot": task.few_shot, "problems": [len(problems), ids]}
+    named = {"policy": model, "prm": prm or "none", "few_shot": task.few_shot}
+    identity = {**config.identity(), **named, "problems": [len(problems), ids]}
     manifest = place.output.with_name(place.output.name + ".manifest.json")
-    record = StageRecord(manifest, "generate", identity, {}, [place.output])
-    return _unless_done(task, config, record, Summary("generate", files=[place.output, manifest]))
+    record = StageRecord(manifest, "generate", identity, {}, [place.output], told_by_rows=True)
+    return _unless_done(task, config, record, Summary("generate", files=[place.output, manifest]), None)
 
 
-def _unless_done(task: _Task, config: GenerateConfig, record: StageRecord, summary: Summary) -> Summary:
+def _unless_done(
+    task: _Task, config: GenerateConfig, record: StageRecord, summary: Summary, stop: Stop | None
+) -> Summary:
     if record.is_complete():
         return record.told_again(summary)
     record.begin()
-    figures = _search(task, config, summary.stage)
+    figures = _search(task, config, record, summary.stage, stop)
     summary.figures = {
         **figures,
         "solved": f"{figures['solved']} of {figures['searched now']}",
         "tokens/s": round(figures["tokens generated"] / max(figures["seconds"], 1e-3)),
     }
+    summary.headline = (
+        f"{figures['solved']} of {figures['searched now']} solved, {figures['tokens generated']:,} tokens"
+    )
+    counts = {name: figures[name] for name in ("problems", "searched now", "solved")}
+    tokens = {"generated": figures["tokens generated"], "prefilled": figures["tokens prefilled"]}
+    summary.data = counts
+    if figures["left"]:
+        record.stopped(tokens)
+        summary.partial = True
+        summary.notes.append(f"The budget is spent: {figures['left']} problems are left. The same command goes on.")
+        summary.next_command = None
+        return summary
     if figures["searched now"] and not figures["solved"]:
         summary.notes.append(
             "No problem was solved: there will be nothing to train on. The policy may be too weak for these problems; "
             "a stronger --policy or easier problems help."
         )
-    counts = {name: figures[name] for name in ("problems", "searched now", "solved")}
-    tokens = {"generated": figures["tokens generated"], "prefilled": figures["tokens prefilled"]}
-    summary.data = counts
-    record.complete(counts, tokens=tokens)
+    record.complete(counts, tokens)
     return summary
 
 
-def _search(task: _Task, config: GenerateConfig, title: str) -> dict[str, Any]:
+def _search(task: _Task, config: GenerateConfig, record: StageRecord, title: str, stop: Stop | None) -> dict[str, Any]:
     """Search what is not in the journal yet; returns the figures of this call."""
     gold = {p.id: p.answer for p in task.problems}
-    with Journal(partial(task.output)) as journal:
+    with Journal(partial(task.output)) as journal, ExitStack() as stack:
         todo = [p for p in task.problems if p.id not in journal.done]
         before = len(task.problems) - len(todo)
-        solved = 0
-        with (
-            open_sandbox(config) as sandbox,
-            Grader() as grader,
-            StageProgress(title, len(task.problems), done=before) as progress,
-            closing(open_policy(config, task.model, task.problems, task.few_shot)) as policy,
-        ):
-            rows = search_problems(todo, policy, sandbox, grader, gold, config, task.few_shot, task.seed)
-            for searched, row in enumerate(rows, start=1):
-                journal.append(row)
-                solved += is_solved(row)
-                progress.update(
-                    before + searched,
-                    f"{solved / searched:.0%} solved",
-                    progress.rate(policy.usage.generated, "tok"),
-                    progress.rate(sandbox.counts.total(), "exec"),
-                )
-            seconds = progress.seconds
-        journal.finish([p.id for p in task.problems], task.output)
+        sandbox = stack.enter_context(open_sandbox(config))
+        grader = stack.enter_context(Grader())
+        progress = stack.enter_context(StageProgress(title, len(task.problems), done=before))
+        policy = stack.enter_context(closing(open_policy(config, task.model, task.problems, task.few_shot)))
+        scorer = stack.enter_context(closing(open_scorer(config, task.prm))) if task.prm is not None else None
+        tools = Tools(policy, sandbox, grader, scorer)
+
+        def spent() -> bool:
+            record.tick(policy.usage.generated)
+            return stop is not None and stop(policy.usage.generated)
+
+        searched = solved = 0
+        for row in search_problems(todo, tools, gold, config, task.few_shot, task.seed, spent):
+            journal.append(row)
+            searched += 1
+            solved += is_solved(row)
+            progress.update(
+                before + searched,
+                f"{solved / searched:.0%} solved",
+                progress.rate(policy.usage.generated, "tok"),
+                progress.rate(sandbox.counts.total(), "exec"),
+            )
+        seconds = progress.seconds
+        if searched == len(todo):
+            journal.finish([p.id for p in task.problems], task.output)
         return {
             "problems": len(task.problems),
-            "searched now": len(todo),
+            "searched now": searched,
+            "left": len(todo) - searched,
             "solved": solved,
             "tokens generated": policy.usage.generated,
             "tokens prefilled": policy.usage.prefilled,
@@ -171,34 +216,25 @@ def _search(task: _Task, config: GenerateConfig, title: str) -> dict[str, Any]:
 
 def search_problems(
     problems: list[Problem],
-    policy: Policy,
-    sandbox: StepExecutor,
-    grader: Grader,
+    tools: Tools,
     gold: dict[str, str],
     config: GenerateConfig,
     few_shot: int,
     seed: int,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[TreeRow]:
     """Search problems and yield their trees as they end.
 
     Args:
         problems: what to search.
-        policy: proposes steps.
-        sandbox: runs them.
-        grader: compares answers with gold.
+        tools: what the search asks of the world; with a scorer its values are the steps' initial Q.
         gold: the right answer by problem id.
         config: settings.
         few_shot: worked examples in each prompt.
         seed: 64-bit seed; a tree's seed derives from it and its problem's id.
+        stop: once it says so, what is in flight is dropped.
     """
-    mcts = MctsConfig(
-        rollouts=config.rollouts,
-        candidates=config.candidates,
-        exploration=config.exploration,
-        rollout_style=config.rollout_style,
-        temperature=config.temperature,
-        limits=Limits(config.max_step_tokens, config.max_tokens, config.max_depth),
-    )
+    mcts = mcts_config(config, scored=tools.scorer is not None)
 
     def searches() -> Iterator[tuple[str, Search]]:
         for problem in problems:
@@ -206,17 +242,11 @@ def search_problems(
             yield problem.id, search(prompt, derive_seed(seed, problem.id), mcts)
 
     def grade(answers: list[tuple[str, str | None]]) -> list[Grade | None]:
-        return list(grader.grade([(gold[key], answer) for key, answer in answers]))
+        return list(tools.grader.grade([(gold[key], answer) for key, answer in answers]))
 
-    for key, tree in drive(
-        searches(),
-        policy=policy,
-        executor=sandbox,
-        grade=grade,
-        in_flight=config.in_flight,
-    ):
-        policy.forget(tree.prompt)
-        yield tree_row(key, tree, policy)
+    for key, tree in tools.drive(searches(), grade, config.in_flight, stop):
+        tools.forget(tree.prompt)
+        yield tree_row(key, tree, tools.policy)
 
 
 def tree_row(problem_id: str, tree: Tree, policy: Policy) -> TreeRow:
@@ -245,6 +275,7 @@ def _node_row(node: Node) -> TreeNode:
         visits=node.visits,
         q=node.q,
         prior=node.prior,
+        prm_score=node.prm_score,
         stop=node.stop,
         answer=node.answer,
         verdict=node.verdict,

@@ -33,7 +33,7 @@ def import_(source: str, output: str | None, run: Path | None, limit: int | None
     if run is None:
         return f"wrote {write_rows(cast(str, output), problems)} problems to {output}"
     opened = RunDir.open(run)
-    pool = opened.root / "pool.jsonl"
+    pool = opened.pool
     if pool.exists():
         raise UsageError(f"{pool} is there already", remedy="Remove it to import another pool.")
     written = write_rows(pool, problems)

@@ -39,6 +39,8 @@ def round_problems(run: RunDir, number: int, source: str | None, limit: int | No
     kept = list(read_rows(files.problems, Problem)) if files.problems.exists() else None
     if kept is not None and source is None and (limit is None or limit == len(kept)):
         return kept
+    if source is None:
+        _keep_pool(run)
     wanted = read_source(source, limit) if source else draw_problems(run, number)[:limit]
     if kept is not None and [dump(p) for p in kept] != [dump(p) for p in wanted]:
         begun = [p for p in (files.trees, files.trees.with_name("trees.jsonl.partial")) if p.exists()]
@@ -53,11 +55,17 @@ def round_problems(run: RunDir, number: int, source: str | None, limit: int | No
 
 
 def draw_problems(run: RunDir, number: int) -> list[Problem]:
-    """The problems that a round draws: from the run's pool where it has one, else from the generator."""
+    """The problems that a round draws: from the run's pool or the recipe's source, else from the generator.
+
+    Problems of the run's evaluation sets are left out, by their text.
+    """
     config = run.recipe.run
-    pool = run.root / "pool.jsonl"
-    if pool.exists():
-        problems = list(read_rows(pool, Problem))
+    problems = _pool(run)
+    if problems is not None:
+        held_out = {_bare(p.problem) for name in run.recipe.eval_sets for p in eval_problems(run, name, keep=False)}
+        problems = [p for p in problems if _bare(p.problem) not in held_out]
+        if not problems:
+            raise DataError("every problem of the pool is in an evaluation set", path=config.source)
         problems.sort(key=lambda p: derive_seed(config.seed, "train", number, p.id))
         return problems[: config.count]
     from rstar_cli.problems.synthetic import make_problems
@@ -65,6 +73,27 @@ def draw_problems(run: RunDir, number: int) -> list[Problem]:
     return make_problems(
         config.count, derive_seed(config.seed, "train", number), parse_levels(config.levels), split="train"
     )
+
+
+def _pool(run: RunDir) -> list[Problem] | None:
+    """The problems that rounds draw from: those imported into the run, else the recipe's source; None: generated."""
+    pool = run.pool
+    if pool.exists():
+        return list(read_rows(pool, Problem))
+    source = run.recipe.run.source
+    return None if source == "synthetic" else read_source(source, None)
+
+
+def _keep_pool(run: RunDir) -> None:
+    """Make the recipe's source the run's pool, so that later rounds need neither hub nor file."""
+    pool = run.pool
+    if run.recipe.run.source != "synthetic" and not pool.exists():
+        write_rows(pool, read_source(run.recipe.run.source, None))
+
+
+def _bare(text: str) -> str:
+    """A problem's text as it is compared: blank space and case left out."""
+    return "".join(text.split()).casefold()
 
 
 def eval_problems(run: RunDir, name: str, *, keep: bool = True) -> list[Problem]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rstar_cli.config import TrainPolicyConfig
 from rstar_cli.errors import DataError, UsageError
@@ -12,6 +14,9 @@ from rstar_cli.options import TrainPlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.records import SftRow
 from rstar_cli.stages.common import StageRecord, Summary, refuse_run_flags
+
+if TYPE_CHECKING:
+    from rstar_cli.train.fit import TrainProgress
 
 
 def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> Summary:
@@ -32,11 +37,11 @@ def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> S
     model = place.model or run.recipe.run.base
     record = StageRecord(files.manifest, "train-policy", {**config.identity(), "model": model}, sources, [files.policy])
     summary = Summary(f"train-policy round {place.round}", files=[files.policy])
-    summary.next_command = run.command("evaluate", place.round)
+    summary.next_command = run.command("train-prm", place.round)
     if record.is_complete():
         return record.told_again(summary)
     for number in rounds:
-        _check_fresh(run, number)
+        check_fresh(run, number, run.round(number).sft)
     rows = [row for path in sources.values() for row in read_rows(path, SftRow)]
     if not rows:
         raise DataError(
@@ -50,8 +55,13 @@ def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> S
     return summary
 
 
-def _check_fresh(run: RunDir, number: int) -> None:
+def check_fresh(run: RunDir, number: int, rows: Path) -> None:
     """Refuse training rows that were made from other trees than the round has now.
+
+    Args:
+        run: the run.
+        number: the round.
+        rows: the round's file of training rows.
 
     Raises:
         DataError: says how to make them anew.
@@ -63,33 +73,50 @@ def _check_fresh(run: RunDir, number: int) -> None:
     if made_from is not None and now is not None and made_from != now:
         raise DataError(
             "was made from other trees than the round has now",
-            path=files.sft,
+            path=rows,
             remedy=f"Remove {files.solutions} and run: {run.command('verify', number)}",
         )
 
 
 def _on_files(place: TrainPlace, config: TrainPolicyConfig) -> Summary:
-    refuse_run_flags("train-policy", run=place.run)
+    source, output = plain_files("train-policy", place)
+    summary = Summary("train-policy", files=[output])
+    rows = list(read_rows(source, SftRow))
+    _fit(rows, place.model or "embedded", output, config, summary)
+    return summary
+
+
+def plain_files(stage: str, place: TrainPlace) -> tuple[Path, Path]:
+    """What a training outside of a run reads, and the new directory that it writes.
+
+    Raises:
+        UsageError: one of them is not given, or the directory is there already.
+    """
+    refuse_run_flags(stage, run=place.run)
     if place.input is None or place.output is None:
         raise UsageError("--input and --output go together", remedy="Give both, or neither and a --run.")
     if place.output.exists():
         raise UsageError(f"{place.output} exists already", remedy="Give a new --output.")
-    summary = Summary("train-policy", files=[place.output])
-    rows = list(read_rows(place.input, SftRow))
-    _fit(rows, place.model or "embedded", place.output, config, summary)
-    return summary
+    return place.input, place.output
+
+
+def show_on(progress: StageProgress) -> Callable[[TrainProgress], None]:
+    """Shows a training's loss and speed."""
+
+    def show(at: TrainProgress) -> None:
+        progress.update(at.update, f"loss {at.loss:.3f}", f"{at.tokens_per_second / 1000:.1f}k tok/s")
+
+    return show
 
 
 def _fit(rows: list[SftRow], model: str, output: Path, config: TrainPolicyConfig, summary: Summary) -> None:
-    from rstar_cli.train.policy import TrainProgress, train_policy
+    from rstar_cli.train.policy import train_policy
 
     updates = max(1, -(-len(rows) // config.batch_size) * round(config.epochs))
     with StageProgress(summary.stage, updates) as progress:
-
-        def show(at: TrainProgress) -> None:
-            progress.update(at.update, f"loss {at.loss:.3f}", f"{at.tokens_per_second / 1000:.1f}k tok/s")
-
-        report = train_policy(rows, model=model_path(model), output=output, config=config, on_progress=show)
+        report = train_policy(
+            rows, model=model_path(model), output=output, config=config, on_progress=show_on(progress)
+        )
     summary.figures = {
         "base": model,
         "rows": report.rows,
@@ -100,4 +127,5 @@ def _fit(rows: list[SftRow], model: str, output: Path, config: TrainPolicyConfig
         "final loss": round(report.final_loss, 4),
         "seconds": round(report.seconds, 1),
     }
+    summary.headline = f"{report.rows:,} rows, loss {report.first_loss:.3f} to {report.final_loss:.3f}"
     summary.data = dict(summary.figures)

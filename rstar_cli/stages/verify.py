@@ -82,6 +82,10 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
     }
     if not counts["sft"]:
         summary.notes.append("No trajectory was right: there is nothing to train on.")
+    summary.headline = (
+        f"{counts['correct']:,} of {counts['solutions']:,} trajectories right, "
+        f"{counts['sft']:,} training rows, {counts['pairs']:,} pairs"
+    )
     summary.data = dict(counts)
     record.complete(counts)
     return summary

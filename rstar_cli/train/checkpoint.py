@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from rstar_cli.errors import SetupError, StorageError
 
@@ -27,16 +27,76 @@ def load_model(model: str | Path, *, dtype: torch.dtype | None, attention: str) 
     Raises:
         SetupError: it can't be found, or is not such a model.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    loaded: PreTrainedModel = _load(AutoModelForCausalLM, model, dtype=dtype, attention=attention)
+    return loaded
+
+
+def load_scorer(
+    model: str | Path, tokenizer: PreTrainedTokenizerBase, *, dtype: torch.dtype | None, attention: str
+) -> PreTrainedModel:
+    """Load a language model with a head of one score, read at a row's last token; as careful as `load_model`.
+
+    A checkpoint without such a head gets one of zeros: it starts out neutral, and the same each time.
+
+    Args:
+        model: checkpoint directory or hub id, of a causal language model or of a scorer.
+        tokenizer: of the model; one and the same padding token is set in both.
+        dtype: of the weights in memory; None keeps the checkpoint's own. The head is float32: it always moves.
+        attention: name of the attention function.
+
+    Raises:
+        SetupError: it can't be found, or is not such a model.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    net, info = _load(
+        AutoModelForSequenceClassification,
+        model,
+        dtype=dtype,
+        attention=attention,
+        num_labels=1,
+        problem_type="regression",  # pipelines hand out the score itself, not its sigmoid
+        output_loading_info=True,
+    )
+    if not hasattr(net, "score"):
+        raise SetupError(f"no head of one score fits {model}", remedy="Start from a causal language model.")
+    net.score.float()
+    if "score.weight" in info["missing_keys"]:
+        net.score.weight.data.zero_()
+    _set_padding(net, tokenizer, model)
+    return cast("PreTrainedModel", net)
+
+
+def _set_padding(net: Any, tokenizer: PreTrainedTokenizerBase, model: str | Path) -> None:
+    """Pad with the tokenizer's padding token, else its end token; the model finds a row's last token by it.
+
+    A tokenizer's class may bring a padding token of its own that the model has no embedding for.
+    """
+    known = net.get_input_embeddings().weight.shape[0]
+    for padding in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if padding is not None and padding < known:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
+            net.config.get_text_config().pad_token_id = padding
+            return
+    raise SetupError(
+        f"the tokenizer of {model} has neither a padding token nor an end token that the model knows",
+        remedy="Name one of them in the checkpoint's tokenizer_config.json.",
+    )
+
+
+def _load(kind: Any, model: str | Path, *, dtype: torch.dtype | None, attention: str, **more: object) -> Any:
+    from safetensors import SafetensorError
+
     try:
-        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        return kind.from_pretrained(
             str(model),
             dtype="auto" if dtype is None else dtype,
             attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
+            **more,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -45,7 +105,6 @@ def load_model(model: str | Path, *, dtype: torch.dtype | None, attention: str) 
             remedy="Give a checkpoint directory with config.json and safetensors, or a hub id that this machine can "
             "reach. Checkpoints that need their own code are not run.",
         ) from error
-    return loaded
 
 
 def stored_dtype(model: str | Path) -> torch.dtype:

@@ -45,7 +45,7 @@ def find_machine(device: Device, dtype: Dtype) -> Machine:
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SetupError(
-            "train-policy runs in one process on one device",
+            "training runs in one process on one device",
             remedy="Start it without torchrun or accelerate; --lora-rank fits a large model on one GPU.",
         )
     if device == "cuda" and not torch.cuda.is_available():

@@ -17,6 +17,7 @@ def make_optimizer(
     """Make the optimizer of a model's trainable parameters.
 
     Muon (Jordan et al. 2024; `torch.optim.Muon`) takes every matrix that is neither an embedding nor the output head.
+    A matrix of one row, such as the head of a reward model, is a vector: to make it orthogonal is to normalise it.
     Its updates are scaled to AdamW's root mean square (Moonlight, arXiv 2502.16982), so that one learning rate serves
     both. Weight decay applies to matrices, not to norms and biases.
 
@@ -73,7 +74,7 @@ def _inner_matrices(model: nn.Module, trainable: list[nn.Parameter]) -> list[nn.
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if head is not None:
         outside |= set(head.parameters())
-    return [p for p in trainable if p.ndim == 2 and p not in outside]
+    return [p for p in trainable if p.ndim == 2 and min(p.shape) > 1 and p not in outside]
 
 
 def _joined(parts: list[Optimizer]) -> Optimizer:

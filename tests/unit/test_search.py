@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from rstar_cli.protocols import ExecutionResult, Sample, Segment
+from rstar_cli.engines.scripted import ScriptedPolicy
+from rstar_cli.protocols import ExecutionResult, Grade, Sample, Segment
 from rstar_cli.records import ExecutionStatus, StopReason, Verdict
-from rstar_cli.search.grow import GradeRequest, Limits
-from rstar_cli.search.mcts import MctsConfig, greedy, reward, search
+from rstar_cli.search.driver import drive
+from rstar_cli.search.grow import GradeRequest, Growth
+from rstar_cli.search.mcts import MctsConfig, reward, search, single
 from rstar_cli.search.tree import Node, Tree, path, upward
-from tests.helpers import LIMITS, scripted_trees
+from tests.helpers import GROWTH, LineExecutor, scripted_trees
 
 STYLES = ["expand", "complete"]
 
@@ -70,7 +74,7 @@ def test_generated_tokens_are_all_told_of() -> None:
 
 
 def test_depth_limit_ends_a_solution_without_an_answer() -> None:
-    trees, _ = scripted_trees(6, limits=Limits(256, 1024, 1))
+    trees, _ = scripted_trees(6, growth=Growth(256, 1024, 1))
     stops = {leaf.stop for tree in trees.values() for leaf, _ in tree.rollouts}
     assert stops <= {StopReason.DEPTH, StopReason.STEP}
     assert StopReason.DEPTH in stops
@@ -83,6 +87,70 @@ def test_ucb_is_the_papers() -> None:
     child = Node(1, parent, 1, visits=4, value_sum=2.0)
     assert child.ucb(2.0) == pytest.approx(0.5 + 2 * math.sqrt(math.log(10) / 4))
     assert Node(2, parent, 1).ucb(2.0) == math.inf
+
+
+def test_a_prm_value_is_the_initial_q() -> None:
+    """It counts as one visit in the choice, and leaves Q itself, which trains, the mean of rewards."""
+    parent = Node(0, None, 0, visits=10)
+    fresh = Node(1, parent, 1, prm_score=0.4)
+    assert fresh.ucb(0.0) == 0.4
+    assert fresh.ucb(2.0) == pytest.approx(0.4 + 2 * math.sqrt(math.log(10)))
+    visited = Node(2, parent, 1, visits=3, value_sum=3.0, prm_score=-1.0)
+    assert visited.ucb(0.0) == pytest.approx((3 - 1) / 4)
+    assert visited.q == 1.0
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_prm_scores_every_step_that_runs(style: str) -> None:
+    trees, _ = scripted_trees(8, rollout_style=style, scored=True)
+    for tree in trees.values():
+        for node in tree.nodes[1:]:
+            assert (node.prm_score is not None) == node.valid
+
+
+def test_the_prm_leads_the_search_to_sound_steps() -> None:
+    """The scripted PRM knows slips: with it more rollouts end right."""
+
+    def right(*, scored: bool) -> int:
+        trees, _ = scripted_trees(30, rollouts=4, scored=scored)
+        return sum(r == 1.0 for tree in trees.values() for _, r in tree.rollouts)
+
+    assert right(scored=True) > right(scored=False)
+
+
+@pytest.mark.parametrize("in_flight", [1, 5])
+def test_batch_size_leaves_scored_trees_unchanged(in_flight: int) -> None:
+    usual, _ = scripted_trees(10, scored=True, see_gold=False, in_flight=64)
+    other, _ = scripted_trees(10, scored=True, see_gold=False, in_flight=in_flight)
+    assert {k: shape(t) for k, t in usual.items()} == {k: shape(t) for k, t in other.items()}
+
+
+def test_without_gold_the_prm_pays_an_answer() -> None:
+    trees, _ = scripted_trees(10, scored=True, see_gold=False)
+    answers = [(leaf, r) for tree in trees.values() for leaf, r in tree.rollouts if leaf.stop is StopReason.ANSWER]
+    assert answers
+    assert all(r == leaf.prm_score and leaf.verdict is None for leaf, r in answers)
+    unscored, _ = scripted_trees(10, see_gold=False)
+    assert {r for tree in unscored.values() for leaf, r in tree.rollouts if leaf.stop is StopReason.ANSWER} == {0.0}
+
+
+def test_a_stop_drops_what_is_in_flight() -> None:
+    """No request is made after the word: what is spent beyond the budget is what was asked before."""
+    policy = ScriptedPolicy({})
+    config = MctsConfig(8, 4, 1.4, "complete", GROWTH)
+    searches = ((i, search(Segment(f"p{i}"), i, config)) for i in range(50))
+    spent_at: list[int] = []
+
+    def stop() -> bool:
+        spent_at.append(policy.usage.generated)
+        return policy.usage.generated > 2000
+
+    def grade(answers: Sequence[tuple[int, str | None]]) -> list[Grade | None]:
+        return [None] * len(answers)
+
+    done = list(drive(searches, policy=policy, executor=LineExecutor(), grade=grade, in_flight=50, stop=stop))
+    assert len(done) < 50
+    assert spent_at[-1] == policy.usage.generated > 2000 >= spent_at[-2]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +177,7 @@ def sample(*texts: str) -> Sample:
 
 def test_a_dead_end_is_backed_up_and_left() -> None:
     """Every candidate fails: the node counts as -1 and the search ends, since nothing else is open."""
-    config = MctsConfig(5, 2, 1.4, "complete", 1.0, LIMITS)
+    config = MctsConfig(5, 2, 1.4, "complete", GROWTH)
     searching = search(Segment("p"), 0, config)
     asked = next(searching)
     assert asked.n == 2
@@ -123,7 +191,7 @@ def test_a_dead_end_is_backed_up_and_left() -> None:
 
 
 def test_a_failed_step_in_a_completion_cuts_what_was_sampled_after_it() -> None:
-    solving = greedy(Segment("p"), 0, LIMITS)
+    solving = single(Segment("p"), 0, replace(GROWTH, temperature=0.0))
     next(solving)
     asked = solving.send([sample("\na = 1\n<end_of_step>", "\na / 0\n<end_of_step>", "\nprint(a)\n<end_of_code>")])
     assert asked.branches == (("a = 1", "a / 0", "print(a)"),)
@@ -135,7 +203,7 @@ def test_a_failed_step_in_a_completion_cuts_what_was_sampled_after_it() -> None:
 
 
 def test_an_answer_is_asked_for_after_the_output() -> None:
-    solving = greedy(Segment("p"), 0, LIMITS)
+    solving = single(Segment("p"), 0, replace(GROWTH, temperature=0.0))
     next(solving)
     solving.send([sample("\nprint(6*7)\n<end_of_code>")])
     asked = solving.send([[ExecutionResult(ExecutionStatus.OK, stdout="42\n")]])

@@ -1,0 +1,190 @@
+"""The curve by round as a figure: what was measured in colour, with intervals; what others claim in dashed grey."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rstar_cli.layout import write_bytes
+from rstar_cli.report.collect import series, shown_methods
+
+_COLOURS = {
+    "greedy": "#0072B2",
+    "mcts": "#D55E00",
+    "best_of_n": "#CC79A7",
+    "weighted": "#009E73",
+    "majority": "#E69F00",
+    "pass": "#56B4E9",
+}
+"""By kind of method: the palette of Okabe & Ito (2008), told apart under every common colour blindness."""
+_INK, _SOFT, _GREY, _FAINT = "#222222", "#5A5A5A", "#8A8A8A", "#E6E6E6"
+_MARKERS = "s^vDPX<>"
+_DASHES = ((4.0, 2.0), (1.2, 1.4), (6.0, 2.0, 1.2, 2.0))
+_WIDEST = 17
+"""Characters of a name that the key has room for."""
+_STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure on every machine
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.edgecolor": _GREY,
+    "axes.labelcolor": _SOFT,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+    "svg.hashsalt": "rstar",  # else the ids in an SVG are drawn at random
+}
+
+
+class _Line(NamedTuple):
+    """One line of the figure.
+
+    Attributes:
+        label: its name in the key.
+        points: percent by round.
+        errors: percentage points below and above each point; None where no interval is drawn.
+        style: arguments of `Line2D`.
+        aside: how far it is moved along the axis, in rounds, so that no interval hides another.
+    """
+
+    label: str
+    points: dict[int, float]
+    errors: tuple[list[float], list[float]] | None
+    style: dict[str, Any]
+    aside: float = 0.0
+
+
+def draw_curve(report: dict[str, Any], folder: Path) -> list[Path]:
+    """Draw the accuracy by round and write `accuracy_by_round.svg` and `.png`; equal reports give equal bytes.
+
+    Args:
+        report: as `collect` gives it.
+        folder: where to; made where there is none.
+
+    Returns:
+        The two files; none where nothing was measured.
+
+    Raises:
+        StorageError: they can't be written.
+    """
+    if not report["sets"]:
+        return []
+    from matplotlib import style
+
+    paths = [folder / "accuracy_by_round.svg", folder / "accuracy_by_round.png"]
+    with style.context(["default", _STYLE]):  # whatever the user's own matplotlibrc says
+        figure = _figure(report)
+        for path in paths:
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=path.suffix[1:], dpi=200, metadata={"Date": None} if path is paths[0] else {})
+            write_bytes(path, drawn.getvalue())
+    return paths
+
+
+def _figure(report: dict[str, Any]) -> Any:
+    """The whole figure, 8 by 4.5 inches: heading, curves, and the key at their right."""
+    from matplotlib.figure import Figure
+
+    main, *others = report["sets"]
+    groups = {
+        "measured": _measured(report, main),
+        "greedy on other sets": _others(report, others),
+        "claimed (7B, MATH)": _claimed(report["claims"]),
+    }
+    figure = Figure(figsize=(8, 4.5), facecolor="white")
+    axes = figure.add_axes((0.075, 0.13, 0.625, 0.68))
+    curves = [line for lines in groups.values() for line in lines]
+    for depth, line in enumerate(curves):
+        rounds = [number + line.aside for number in line.points]
+        axes.errorbar(
+            rounds, list(line.points.values()), yerr=line.errors, zorder=50 - depth, elinewidth=0.9, **line.style
+        )
+    last = max(number for line in curves for number in line.points)
+    axes.set(xlim=(-0.25, last + 0.25), ylim=(0, 100), xlabel="round of self-training (0: the base)")
+    axes.set_xticks(range(last + 1))
+    axes.set_yticks(range(0, 101, 20), [f"{tick} %" for tick in range(0, 101, 20)])
+    axes.grid(axis="y", color=_FAINT, linewidth=0.8)
+    axes.tick_params(length=0, pad=6)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.text(0.025, 0.925, f"Accuracy on {main} by round", size=13, weight="bold")
+    figure.text(0.025, 0.868, _about(report, main), color=_SOFT)
+    _key(figure, groups)
+    return figure
+
+
+def _about(report: dict[str, Any], name: str) -> str:
+    """On how many problems the main set's figures rest, and whose they are."""
+    greedy, *others = (
+        max(figures["n"] for figures in series(report, name, method).values()) for method in shown_methods(report, name)
+    )
+    fewer = f", samples and search on {max(others)}" if others and max(others) != greedy else ""
+    base = "/".join(Path(report["run"]["base"]).parts[-2:])  # a hub id whole, of a long path its end
+    return f"{greedy} problems{fewer}; 95 % intervals; base {base}, seed {report['run']['seed']}"
+
+
+def _measured(report: dict[str, Any], name: str) -> list[_Line]:
+    """The main set's methods."""
+    methods = shown_methods(report, name)
+    lines = []
+    for place, method in enumerate(methods):
+        found = series(report, name, method)
+        pairs = [(figures["accuracy"], figures["ci95"]) for figures in found.values()]
+        below = [100 * max(0.0, share - low) for share, (low, _) in pairs]
+        above = [100 * max(0.0, high - share) for share, (_, high) in pairs]
+        style = {
+            "color": _COLOURS[method.partition("@")[0]],
+            "linewidth": 2.2 if method == "greedy" else 1.4,
+            "marker": "o",
+            "markersize": 5 if method == "greedy" else 4,
+        }
+        aside = 0.04 * (place - (len(methods) - 1) / 2)
+        lines.append(_Line(method, _percent(found), (below, above), style, aside))
+    return lines
+
+
+def _others(report: dict[str, Any], names: Sequence[str]) -> list[_Line]:
+    style = {"color": _COLOURS["greedy"], "linewidth": 0.8, "markersize": 4, "markerfacecolor": "white"}
+    return [
+        _Line(name, _percent(series(report, name, "greedy")), None, {**style, "marker": marker})
+        for name, marker in zip(names, cycle(_MARKERS), strict=False)
+    ]
+
+
+def _claimed(claims: dict[str, Any]) -> list[_Line]:
+    lines = []
+    for (label, claim), dashes in zip(claims.items(), _DASHES, strict=True):
+        points = {number: 100 * share for number, share in enumerate(claim["accuracy"]) if share is not None}
+        lines.append(_Line(label, points, None, {"color": _GREY, "linewidth": 1.2, "linestyle": (0, dashes)}))
+    return lines
+
+
+def _percent(found: dict[int, dict[str, Any]]) -> dict[int, float]:
+    return {number: 100 * figures["accuracy"] for number, figures in found.items()}
+
+
+def _key(figure: Any, groups: dict[str, list[_Line]]) -> None:
+    """The key: by group, each line's look, name and last value, the highest first.
+
+    By hand: a legend of matplotlib has neither groups nor a column of numbers.
+    """
+    from matplotlib.lines import Line2D
+
+    filled = {heading: sorted(lines, key=_last, reverse=True) for heading, lines in groups.items() if lines}
+    rows = sum(len(lines) + 1.7 for lines in filled.values())
+    step = 0.78 / max(rows, 17)
+    left, right, height = 0.735, 0.975, 0.8
+    figure.text(right, height + step, "last round, %", ha="right", va="center_baseline", size=7.5, color=_SOFT)
+    for heading, lines in filled.items():
+        figure.text(left, height, heading, va="center_baseline", weight="bold", size=8.5)
+        for line in lines:
+            height -= step
+            figure.add_artist(Line2D([left, left + 0.018, left + 0.036], [height] * 3, markevery=[1], **line.style))
+            label = line.label if len(line.label) <= _WIDEST else line.label[: _WIDEST - 3] + "…"
+            figure.text(left + 0.048, height, label, va="center_baseline")
+            figure.text(right, height, f"{_last(line):.1f}", ha="right", va="center_baseline")
+        height -= 1.7 * step
+
+
+def _last(line: _Line) -> float:
+    return list(line.points.values())[-1]

@@ -1,0 +1,74 @@
+"""What a search asks of the world, joined: engine, PRM, sandbox and grader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rstar_cli.config import SearchConfig
+from rstar_cli.grader import Grader
+from rstar_cli.protocols import Policy, Segment, StepExecutor, StepScorer
+from rstar_cli.search.driver import GradeMany, drive
+from rstar_cli.search.grow import Growth
+from rstar_cli.search.mcts import MctsConfig, Search
+from rstar_cli.search.tree import Tree
+
+KeyT = TypeVar("KeyT", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The parts, open.
+
+    Attributes:
+        policy: proposes steps.
+        sandbox: runs them.
+        grader: compares answers.
+        scorer: the PRM; None where none is used.
+    """
+
+    policy: Policy
+    sandbox: StepExecutor
+    grader: Grader
+    scorer: StepScorer | None = None
+
+    def drive(
+        self,
+        searches: Iterable[tuple[KeyT, Search]],
+        grade: GradeMany[KeyT],
+        in_flight: int,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[tuple[KeyT, Tree]]:
+        """Run searches to their end (`search.driver.drive`)."""
+        return drive(
+            searches,
+            policy=self.policy,
+            executor=self.sandbox,
+            grade=grade,
+            in_flight=in_flight,
+            scorer=self.scorer,
+            stop=stop,
+        )
+
+    def forget(self, prompt: Segment) -> None:
+        """Free what the models keep of a search that is over."""
+        self.policy.forget(prompt)
+        if self.scorer is not None:
+            self.scorer.forget(prompt)
+
+
+def growth(config: SearchConfig, *, temperature: float, scored: bool) -> Growth:
+    """How steps are drawn, as a stage's settings have it."""
+    return Growth(config.max_step_tokens, config.max_tokens, config.max_depth, temperature, scored)
+
+
+def mcts_config(config: SearchConfig, *, scored: bool) -> MctsConfig:
+    """How a search goes, as a stage's settings have it."""
+    return MctsConfig(
+        rollouts=config.rollouts,
+        candidates=config.candidates,
+        exploration=config.exploration,
+        rollout_style=config.rollout_style,
+        growth=growth(config, temperature=config.temperature, scored=scored),
+    )
