@@ -1,1 +1,1 @@
-"""Engines: what runs a policy. Each fulfils `rstar_cli.protocols.Policy`."""
+"""Engines: what runs a policy or a PRM. Each fulfils `Policy` or `StepScorer` of `rstar_cli.protocols`."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from rstar_cli.config import SearchConfig
 from rstar_cli.grader import Grader
-from rstar_cli.protocols import Policy, Segment, StepExecutor, StepScorer
+from rstar_cli.protocols import Policy, ScoreRequest, Segment, StepExecutor, StepScorer
 from rstar_cli.search.driver import GradeMany, drive
 from rstar_cli.search.grow import Growth
 from rstar_cli.search.mcts import MctsConfig, Search
@@ -33,6 +33,11 @@ class Tools:
     grader: Grader
     scorer: StepScorer | None = None
 
+    def __post_init__(self) -> None:
+        """Have a PRM with another tokenizer than the policy's tokenise steps itself."""
+        if self.scorer is not None and self.scorer.info.tokenizer != self.policy.info.tokenizer:
+            object.__setattr__(self, "scorer", Retokenized(self.scorer))
+
     def drive(
         self,
         searches: Iterable[tuple[KeyT, Search]],
@@ -56,6 +61,26 @@ class Tools:
         self.policy.forget(prompt)
         if self.scorer is not None:
             self.scorer.forget(prompt)
+
+
+class Retokenized:
+    """A PRM that is shown texts alone: the ids that a policy sampled mean nothing to another tokenizer."""
+
+    def __init__(self, scorer: StepScorer) -> None:
+        self._scorer = scorer
+        self.info = scorer.info
+        self.forget = scorer.forget
+        self.close = scorer.close
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[list[tuple[float, ...]]]:
+        """As the PRM itself."""
+        return self._scorer.score(
+            [ScoreRequest(_texts(r.prefix), tuple(_texts(branch) for branch in r.branches)) for r in requests]
+        )
+
+
+def _texts(segments: Iterable[Segment]) -> tuple[Segment, ...]:
+    return tuple(Segment(segment.text) for segment in segments)
 
 
 def growth(config: SearchConfig, *, temperature: float, scored: bool) -> Growth:

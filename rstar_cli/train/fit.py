@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rstar_cli.config import TrainPolicyConfig, TrainPrmConfig
 from rstar_cli.errors import DataError, SetupError
-from rstar_cli.train.batches import Update
+from rstar_cli.train.batches import Update, plan_updates
 from rstar_cli.train.checkpoint import stored_dtype
 from rstar_cli.train.machine import Machine
 from rstar_cli.train.optimizers import linear_schedule, make_optimizer
@@ -111,6 +111,13 @@ class TrainLog:
         return sum(last) / len(last)
 
 
+def make_plan(lengths: Sequence[int], config: TrainConfig, epochs: float) -> list[Update]:
+    """Lay out a training by its settings: see `plan_updates`."""
+    return plan_updates(
+        lengths, epochs=epochs, batch_size=config.batch_size, batch_tokens=config.batch_tokens, seed=config.seed
+    )
+
+
 def loaded_dtype(config: TrainConfig, machine: Machine) -> torch.dtype | None:
     """Number format to load the weights in; None is the one they are stored in.
 
@@ -172,19 +179,7 @@ def fit(
         torch.manual_seed(config.seed)
         if config.lora_rank:
             net = _with_adapters(net, config.lora_rank, task)
-        optimizer = make_optimizer(
-            net, config.optimizer, learning_rate=config.learning_rate, weight_decay=config.weight_decay
-        )
-        setup = Setup(
-            plan=log.plan,
-            machine=machine,
-            checkpointing=machine.device == "cuda" and sum(p.numel() for p in net.parameters()) >= LARGE,
-            optimizers=(optimizer, linear_schedule(optimizer, len(log.plan), config.warmup)),
-            seed=config.seed,
-            scratch=work / "trainer",
-            on_update=log,
-        )
-        trainer = make_trainer(net, setup)
+        trainer = make_trainer(net, _setup(net, log, config, machine, work))
         log.start()
         trainer.train()
     except torch.OutOfMemoryError as error:
@@ -195,6 +190,21 @@ def fit(
     trained: PreTrainedModel = trainer.model.merge_and_unload() if config.lora_rank else trainer.model
     trained.config.rstar_steps = True  # it knows the step format now: no worked examples before a problem
     return trained.to(stored_dtype(origin))
+
+
+def _setup(net: PreTrainedModel, log: TrainLog, config: TrainConfig, machine: Machine, work: Path) -> Setup:
+    optimizer = make_optimizer(
+        net, config.optimizer, learning_rate=config.learning_rate, weight_decay=config.weight_decay
+    )
+    return Setup(
+        plan=log.plan,
+        machine=machine,
+        checkpointing=machine.device == "cuda" and sum(p.numel() for p in net.parameters()) >= LARGE,
+        optimizers=(optimizer, linear_schedule(optimizer, len(log.plan), config.warmup)),
+        seed=config.seed,
+        scratch=work / "trainer",
+        on_update=log,
+    )
 
 
 def _with_adapters(net: PreTrainedModel, rank: int, task: str) -> PreTrainedModel:

@@ -14,9 +14,18 @@ from rstar_cli.config import TrainPolicyConfig
 from rstar_cli.errors import DataError
 from rstar_cli.records import SftRow
 from rstar_cli.tokens import IGNORED, StepTokenizer
-from rstar_cli.train.batches import plan_updates
 from rstar_cli.train.checkpoint import load_model, save_checkpoint, workspace
-from rstar_cli.train.fit import TrainLog, TrainProgress, card_base, card_table, check_ids, fit, loaded_dtype, quiet
+from rstar_cli.train.fit import (
+    TrainLog,
+    TrainProgress,
+    card_base,
+    card_table,
+    check_ids,
+    fit,
+    loaded_dtype,
+    make_plan,
+    quiet,
+)
 from rstar_cli.train.machine import find_machine
 from rstar_cli.train.trainer import make_trainer
 
@@ -89,13 +98,7 @@ def train_policy(
     with quiet(), workspace(output) as work:
         tokenizer = StepTokenizer.load(model)
         data = _encode(rows, tokenizer, config.max_length)
-        plan = plan_updates(
-            data.lengths,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            batch_tokens=config.batch_tokens,
-            seed=config.seed,
-        )
+        plan = make_plan(data.lengths, config, config.epochs)
         net = load_model(model, dtype=loaded_dtype(config, machine), attention=machine.attention)
         check_ids(data.ids, net)
         columns = Dataset.from_dict({"input_ids": data.ids, "labels": data.labels})

@@ -24,9 +24,19 @@ from rstar_cli.errors import DataError
 from rstar_cli.metrics import Estimate, estimate
 from rstar_cli.records import PairRow
 from rstar_cli.tokens import StepTokenizer
-from rstar_cli.train.batches import cut, plan_updates
+from rstar_cli.train.batches import cut
 from rstar_cli.train.checkpoint import load_scorer, save_checkpoint, workspace
-from rstar_cli.train.fit import TrainLog, TrainProgress, card_base, card_table, check_ids, fit, loaded_dtype, quiet
+from rstar_cli.train.fit import (
+    TrainLog,
+    TrainProgress,
+    card_base,
+    card_table,
+    check_ids,
+    fit,
+    loaded_dtype,
+    make_plan,
+    quiet,
+)
 from rstar_cli.train.machine import find_machine
 from rstar_cli.train.reward_trainer import TokenPair, make_reward_trainer, score, stack
 
@@ -104,13 +114,8 @@ def train_prm(
         tokenizer = StepTokenizer.load(model)
         data = _encode(rows, tokenizer, config)
         pairs = data.train
-        plan = plan_updates(
-            [pair.padded for pair in pairs],
-            epochs=_updates(len(pairs), config) / math.ceil(len(pairs) / config.batch_size),
-            batch_size=config.batch_size,
-            batch_tokens=config.batch_tokens,
-            seed=config.seed,
-        )
+        passes = _updates(len(pairs), config) / math.ceil(len(pairs) / config.batch_size)
+        plan = make_plan([pair.padded for pair in pairs], config, passes)
         net = load_scorer(model, tokenizer.hf, dtype=loaded_dtype(config, machine), attention=machine.attention)
         seen = [*pairs, *(pair for _, pair in data.held_out)]
         check_ids((ids for pair in seen for ids in (pair.chosen, pair.rejected)), net)
