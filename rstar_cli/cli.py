@@ -54,7 +54,9 @@ def root(
 ) -> None:
     """A small language model teaches itself mathematics: search over executed steps, verify, fine-tune, repeat.
 
-    One round:  rstar generate  →  rstar verify  →  rstar train-policy  →  rstar evaluate
+    The loop:  rstar evolve
+
+    One round of it:  rstar generate  →  verify  →  train-policy  →  train-prm  →  evaluate
     """
 
 
@@ -131,7 +133,7 @@ def train_prm(place: TrainPlace, given: dict[str, Any]) -> None:
 @app.command(rich_help_panel="A round")
 @flags(EvaluatePlace, EvaluateConfig)
 def evaluate(place: EvaluatePlace, given: dict[str, Any]) -> None:
-    """Measure a round's policy on held-out problems, with 95 % intervals; round 0 is the base model.
+    """Measure a round's policy and PRM on held-out problems, with 95 % intervals; round 0 is the base model.
 
     [dim]rstar evaluate --round 1[/dim]
 

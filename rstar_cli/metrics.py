@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 Z95 = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
@@ -158,3 +158,13 @@ def paired_gain(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, t
     centre = net / cells
     spread = Z95 * math.sqrt(changed + 1 - net**2 / cells) / cells
     return net / len(changes), (max(-1.0, centre - spread), min(1.0, centre + spread))
+
+
+def told(found: Mapping[str, Any]) -> str:
+    """An accuracy with its interval, in words.
+
+    Args:
+        found: an `Estimate`, maybe with more in it.
+    """
+    low, high = found["ci95"]
+    return f"{found['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {found['n']})"

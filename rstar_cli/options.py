@@ -64,12 +64,12 @@ class VerifyPlace(RunPlace):
 
 
 class TrainPlace(RunPlace):
-    """Where `train-policy` reads and writes."""
+    """Where the trainings read and write."""
 
     input: Path | None = None
     """Training rows instead of the run's."""
     model: str | None = None
-    """Checkpoint to train instead of the run's base."""
+    """Checkpoint to start from instead of the run's base (policy) or the round's policy (PRM)."""
     output: Path | None = None
     """Directory of the trained checkpoint."""
 

@@ -186,10 +186,10 @@ class PairRow(Row):
     chosen: str
     rejected: str
     q_gap: float
-    weight: float
-    prefix: tuple[RowSegment, ...]
-    chosen_steps: tuple[RowSegment, ...]
-    rejected_steps: tuple[RowSegment, ...]
+    weight: float = Field(gt=0)
+    prefix: tuple[RowSegment, ...] = Field(min_length=1)
+    chosen_steps: tuple[RowSegment, ...] = Field(min_length=1)
+    rejected_steps: tuple[RowSegment, ...] = Field(min_length=1)
     tokenizer: str = ""
 
 

@@ -33,7 +33,9 @@ def shared(*parts: str) -> Path:
     return path
 
 
-def rstar(*args: str, cwd: Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+def rstar(
+    *args: str, cwd: Path, check: bool = True, timeout: float = 600, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does."""
     done = subprocess.run(
         [sys.executable, "-m", "rstar_cli", *args],
@@ -41,7 +43,7 @@ def rstar(*args: str, cwd: Path, check: bool = True, **env: str) -> subprocess.C
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **env},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=timeout,
     )
     if check:
         assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"

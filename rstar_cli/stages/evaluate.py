@@ -17,6 +17,7 @@ from rstar_cli.grader import Grader
 from rstar_cli.journal import Journal
 from rstar_cli.jsonl import read_rows
 from rstar_cli.layout import RunDir, write_bytes
+from rstar_cli.metrics import told
 from rstar_cli.options import EvaluatePlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.records import EvalRow, Problem, Verdict
@@ -268,12 +269,9 @@ def _write_figures(path: Path, figures: dict[str, dict[str, Any]]) -> None:
 def _tell(summary: Summary, task: _Task, figures: dict[str, dict[str, Any]]) -> None:
     name = task.name
     summary.data.setdefault(name, {}).update(figures)
-    for method, told in figures.items():
-        low, high = told["ci95"]
-        summary.figures[f"{name} {method}"] = (
-            f"{told['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {told['n']})"
-        )
-        broken = {v: n for v, n in told.get("verdicts", {}).items() if v in (Verdict.TIMEOUT, Verdict.ERROR)}
+    for method, found in figures.items():
+        summary.figures[f"{name} {method}"] = told(found)
+        broken = {v: n for v, n in found.get("verdicts", {}).items() if v in (Verdict.TIMEOUT, Verdict.ERROR)}
         if broken:
             summary.notes.append(f"{name} {method}: grading failed on {broken}; these count as not right.")
     if task.kind == "greedy":

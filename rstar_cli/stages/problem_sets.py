@@ -77,18 +77,17 @@ def draw_problems(run: RunDir, number: int) -> list[Problem]:
 
 def _pool(run: RunDir) -> list[Problem] | None:
     """The problems that rounds draw from: those imported into the run, else the recipe's source; None: generated."""
-    pool = run.pool
-    if pool.exists():
-        return list(read_rows(pool, Problem))
+    if run.pool.exists():
+        return list(read_rows(run.pool, Problem))
     source = run.recipe.run.source
     return None if source == "synthetic" else read_source(source, None)
 
 
 def _keep_pool(run: RunDir) -> None:
     """Make the recipe's source the run's pool, so that later rounds need neither hub nor file."""
-    pool = run.pool
-    if run.recipe.run.source != "synthetic" and not pool.exists():
-        write_rows(pool, read_source(run.recipe.run.source, None))
+    if run.recipe.run.source != "synthetic" and not run.pool.exists():
+        make_folder(run.root)
+        write_rows(run.pool, read_source(run.recipe.run.source, None))
 
 
 def _bare(text: str) -> str:

@@ -9,6 +9,7 @@ from rstar_cli.config import TrainPrmConfig
 from rstar_cli.errors import DataError, UsageError
 from rstar_cli.jsonl import read_rows
 from rstar_cli.layout import RunDir, model_path
+from rstar_cli.metrics import told
 from rstar_cli.options import TrainPlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.records import PairRow
@@ -105,5 +106,5 @@ def _figures(data: dict[str, Any]) -> dict[str, Any]:
         elif value is None:
             shown[name] = "not known: no pair was held out"
         else:
-            shown |= {name if kind == "all" else f" of {kind}s": prm.tell(found) for kind, found in value.items()}
+            shown |= {name if kind == "all" else f" of {kind}s": told(found) for kind, found in value.items()}
     return shown

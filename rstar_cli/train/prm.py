@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rstar_cli.config import TrainPrmConfig
 from rstar_cli.errors import DataError
-from rstar_cli.metrics import Estimate, estimate
+from rstar_cli.metrics import Estimate, estimate, told
 from rstar_cli.records import PairRow
 from rstar_cli.tokens import StepTokenizer
 from rstar_cli.train.batches import cut
@@ -218,12 +218,6 @@ def _report(data: _Encoded, log: TrainLog, held_out: dict[str, Estimate] | None,
     )
 
 
-def tell(found: Mapping[str, Any]) -> str:
-    """An accuracy with its interval, in words."""
-    low, high = found["ci95"]
-    return f"{found['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {found['n']})"
-
-
 def _model_card(model: str | Path, config: TrainPrmConfig, report: PrmReport) -> str:
     """README.md of a checkpoint; no clock times, so that equal trainings give equal files."""
     figures: list[tuple[str, object]] = [
@@ -233,7 +227,7 @@ def _model_card(model: str | Path, config: TrainPrmConfig, report: PrmReport) ->
         ("updates", report.updates),
         ("loss of the first update, nats a pair", f"{report.first_loss:.4f}"),
         ("loss of the last updates, nats a pair", f"{report.final_loss:.4f}"),
-        *((f"held-out pairwise accuracy, {kind}", tell(found)) for kind, found in (report.held_out or {}).items()),
+        *((f"held-out pairwise accuracy, {kind}", told(found)) for kind, found in (report.held_out or {}).items()),
     ]
     return f"""---
 library_name: transformers

@@ -135,15 +135,11 @@ def test_real_problems_give_valid_artifacts(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_default_recipe_reaches_its_target(tmp_path: Path, seed: int) -> None:
-    """Base 30 to 45 %, at least 65 % after one round, on 500 held-out problems."""
+    """Base 30 to 45 %, at least 90 % after four rounds on 500 held-out problems; PRMs rank 70 % of pairs right."""
     text = (ROOT / "rstar_cli/default_recipe.toml").read_text().replace("\nseed = 0", f"\nseed = {seed}")
     (tmp_path / "recipe.toml").write_text(text)
-    rstar("init", "--run", "r", "--recipe", "recipe.toml", cwd=tmp_path)
-    rstar("evaluate", "--round", "0", "--run", "r", cwd=tmp_path)
-    for command in ("generate", "verify", "train-policy", "evaluate"):
-        rstar(command, "--round", "1", "--run", "r", cwd=tmp_path)
-    run = tmp_path / "r"
-    assert 0.30 <= accuracy(run, 0) <= 0.45
-    assert accuracy(run, 1) >= 0.65
-    for name in ("rare", "level6"):
-        assert accuracy(run, 1, name) >= accuracy(run, 0, name)
+    rstar("evolve", "--run", "r", "--recipe", "recipe.toml", cwd=tmp_path, timeout=3600)
+    assert 0.30 <= accuracy(tmp_path / "r", 0) <= 0.45
+    assert accuracy(tmp_path / "r", 4) >= 0.90
+    rounds = json.loads((tmp_path / "r/report.json").read_text())["rounds"]
+    assert all(entry["prm"]["accuracy"] >= 0.70 for entry in rounds[1:])

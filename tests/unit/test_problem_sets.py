@@ -1,0 +1,58 @@
+"""Which problems a round draws, and from where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rstar_cli.errors import DataError
+from rstar_cli.jsonl import read_rows, write_rows
+from rstar_cli.layout import RunDir
+from rstar_cli.recipe import Recipe
+from rstar_cli.records import Problem
+from rstar_cli.stages.problem_sets import draw_problems, round_problems
+
+
+def problems(*numbers: int) -> list[Problem]:
+    return [Problem(id=f"p{i}", problem=f"What is {i} plus 1?", answer=str(i + 1)) for i in numbers]
+
+
+def made(root: Path, count: int = 100) -> RunDir:
+    """A run whose source holds 40 problems, of which the evaluation set holds three in other spacing and case."""
+    write_rows(root / "train.jsonl", problems(*range(40)))
+    held_out = [
+        p.model_copy(update={"id": f"e{p.id}", "problem": f"  {p.problem.upper()} "}) for p in problems(3, 5, 8)
+    ]
+    write_rows(root / "test.jsonl", held_out)
+    text = f'[run]\ncount = {count}\nsource = "{root}/train.jsonl"\n[eval.test]\nsource = "{root}/test.jsonl"\n'
+    return RunDir(root / "run", Recipe(text, "test"))
+
+
+def test_held_out_problems_are_never_drawn(tmp_path: Path) -> None:
+    drawn = {p.id for p in draw_problems(made(tmp_path), 1)}
+    assert drawn == {p.id for p in problems(*range(40))} - {"p3", "p5", "p8"}
+
+
+def test_rounds_draw_other_problems_by_the_seed(tmp_path: Path) -> None:
+    run = made(tmp_path, count=12)
+    first, second = draw_problems(run, 1), draw_problems(run, 2)
+    assert first == draw_problems(run, 1)
+    assert len(first) == len(second) == 12
+    assert first != second
+
+
+def test_a_source_becomes_the_pool_of_the_run(tmp_path: Path) -> None:
+    """Later rounds do not hang on a file or a hub that may have changed or gone."""
+    run = made(tmp_path, count=12)
+    first = round_problems(run, 1, None, None)
+    (tmp_path / "train.jsonl").unlink()
+    assert len(list(read_rows(run.pool, Problem))) == 40
+    assert round_problems(run, 2, None, None) != first
+
+
+def test_a_pool_that_is_all_held_out_is_refused(tmp_path: Path) -> None:
+    run = made(tmp_path)
+    write_rows(tmp_path / "train.jsonl", problems(3, 5))
+    with pytest.raises(DataError, match="evaluation set"):
+        draw_problems(run, 1)
