@@ -73,7 +73,7 @@ class EvalSetConfig(Settings):
     source: str = "synthetic"
     """`synthetic`, a file of problems, or a benchmark's name."""
     count: int | None = Field(None, ge=1)
-    """How many problems; all of a file or benchmark where absent."""
+    """How many problems, drawn by the run's seed; all of a file or benchmark where absent."""
     levels: str = "1-5"
     """Levels of generated problems."""
     split: Literal["test", "validation"] = "test"

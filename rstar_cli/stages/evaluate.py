@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +144,7 @@ def _tasks(name: str, problems: list[Problem], config: EvaluateConfig, sampled: 
 def _evaluate(tasks: list[_Task], models: _Models, config: EvaluateConfig, summary: Summary, stop: Stop | None) -> None:
     """Do what was not done before, and tell of all."""
     summary.done_before = True
-    with _opened(models, config, [p for task in tasks for p in task.problems]) as tools:
+    with _LazyTools(models, config, [p for task in tasks for p in task.problems]) as tools:
         for task in tasks:
             rows = models.folder / f"{task.name}.{task.kind}.jsonl"
             record = _record(task, models, config, rows)
@@ -183,20 +182,14 @@ def _record(task: _Task, models: _Models, config: EvaluateConfig, rows: Path) ->
     return StageRecord(models.manifest, f"evaluate {task.name} {task.kind}", identity, there, [rows], told_by_rows=True)
 
 
-@contextmanager
-def _opened(models: _Models, config: EvaluateConfig, problems: list[Problem]) -> Iterator[_Lazy]:
-    with ExitStack() as stack:
-        yield _Lazy(models, config, problems, stack)
-
-
-class _Lazy:
+class _LazyTools(ExitStack):
     """The tools of an evaluation, opened when the first task asks for them and shared by all."""
 
-    def __init__(self, models: _Models, config: EvaluateConfig, problems: list[Problem], stack: ExitStack) -> None:
+    def __init__(self, models: _Models, config: EvaluateConfig, problems: list[Problem]) -> None:
+        super().__init__()
         self._models = models
         self._config = config
         self._problems = problems
-        self._stack = stack
         self._tools: Tools | None = None
 
     @property
@@ -207,7 +200,7 @@ class _Lazy:
     def open(self) -> Tools:
         """All tools."""
         if self._tools is None:
-            enter, config = self._stack.enter_context, self._config
+            enter, config = self.enter_context, self._config
             sandbox = enter(open_sandbox(config))
             grader = enter(Grader(timeout=config.grade_timeout))
             policy = enter(closing(open_policy(config, self._models.policy, self._problems, self.few_shot)))
@@ -222,7 +215,7 @@ def _solve(
     models: _Models,
     config: EvaluateConfig,
     output: Path,
-    lazy: _Lazy,
+    lazy: _LazyTools,
     record: StageRecord,
     stop: Stop | None,
 ) -> bool:
@@ -233,7 +226,7 @@ def _solve(
 
     def spent() -> bool:
         record.tick(usage.generated - generated)
-        return stop is not None and stop(usage.generated - generated)
+        return stop is not None and stop(usage.generated)  # the budget counts from the beginning of this call
 
     title = f"evaluate {task.name} {task.kind}"
     with Journal(partial(output)) as journal:

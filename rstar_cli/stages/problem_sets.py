@@ -109,7 +109,10 @@ def eval_problems(run: RunDir, name: str, *, keep: bool = True) -> list[Problem]
 
 def _make_eval_set(run_seed: int, name: str, config: EvalSetConfig) -> list[Problem]:
     if config.source != "synthetic":
-        return read_source(config.source, config.count)
+        there = read_source(config.source, None)
+        by_hash = sorted(there, key=lambda p: derive_seed(run_seed, "eval", name, p.id))
+        chosen = {p.id for p in by_hash[: config.count]}  # not the first ones: files are often sorted by subject
+        return [p for p in there if p.id in chosen]
     from rstar_cli.problems.synthetic import make_problems
 
     count = config.count or 500

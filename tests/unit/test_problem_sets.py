@@ -11,7 +11,7 @@ from rstar_cli.jsonl import read_rows, write_rows
 from rstar_cli.layout import RunDir
 from rstar_cli.recipe import Recipe
 from rstar_cli.records import Problem
-from rstar_cli.stages.problem_sets import draw_problems, round_problems
+from rstar_cli.stages.problem_sets import draw_problems, eval_problems, round_problems
 
 
 def problems(*numbers: int) -> list[Problem]:
@@ -40,6 +40,20 @@ def test_rounds_draw_other_problems_by_the_seed(tmp_path: Path) -> None:
     assert first == draw_problems(run, 1)
     assert len(first) == len(second) == 12
     assert first != second
+
+
+def test_a_part_of_a_source_is_drawn_from_all_of_it(tmp_path: Path) -> None:
+    write_rows(tmp_path / "all.jsonl", problems(*range(200)))
+
+    def numbers(seed: int) -> list[int]:
+        text = f'[run]\nseed = {seed}\n[eval.some]\nsource = "{tmp_path}/all.jsonl"\ncount = 50\n'
+        run = RunDir(tmp_path / "run", Recipe(text, "test"))
+        return [int(p.id.removeprefix("p")) for p in eval_problems(run, "some", keep=False)]
+
+    assert len(numbers(0)) == 50
+    assert numbers(0) == sorted(numbers(0)), "in the order of the source"
+    assert max(numbers(0)) > 100
+    assert numbers(0) != numbers(1)
 
 
 def test_a_source_becomes_the_pool_of_the_run(tmp_path: Path) -> None:
