@@ -7,11 +7,13 @@ fields in the order of their declaration, so equal rows are equal bytes.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import math
 import os
 import re
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -28,6 +30,7 @@ RowT = TypeVar("RowT", bound=BaseModel)
 MAX_LINE = 64 * 1024 * 1024
 """Bytes of the longest line that is read or written; a longer one is a file of another kind."""
 
+_HOST = socket.gethostname() or "host"
 _BOM = b"\xef\xbb\xbf"
 _FORMAT = "every line must be one JSON object, in UTF-8; give a JSON array the suffix .json"
 _ROW_REMEDIES = {
@@ -139,8 +142,10 @@ def replacing(path: Path | str) -> Iterator[Callable[[bytes], None]]:
     """
     target = Path(os.path.realpath(path))  # a link stays a link
     through = str(path) == "-" or (target.exists() and not target.is_file())
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{_HOST}.{os.getpid()}.tmp")
     with storage_errors(path, "write"):
+        if not through:
+            _sweep(target)
         file = sys.stdout.buffer if str(path) == "-" else (target if through else temporary).open("wb")
 
     def write(data: bytes) -> None:
@@ -163,6 +168,24 @@ def replacing(path: Path | str) -> Iterator[Callable[[bytes], None]]:
                 file.close()
         if not through:
             temporary.unlink(missing_ok=True)
+
+
+def _sweep(target: Path) -> None:
+    """Remove temporary files that killed processes of this machine left beside a file."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.{glob.escape(_HOST)}.*.tmp"):
+        owner = left.name.split(".")[-2]
+        if owner.isdecimal() and int(owner) != os.getpid() and not _lives(int(owner)):
+            left.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def digest(path: Path | str) -> Digest:

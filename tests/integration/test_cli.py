@@ -187,7 +187,7 @@ def test_missing_artifact_names_the_command(tmp_path: Path) -> None:
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     done = rstar("generate", "--run", "r", "--dry-run", "--json", cwd=tmp_path)
     figures = json.loads(done.stdout)["figures"]
-    assert figures["problems"] == 500
+    assert figures["problems"] == 600
     assert figures["first prompt"].startswith("<|user|>:\n")
     assert "at most" in figures["tokens to generate"]
     assert list(tmp_path.iterdir()) == []

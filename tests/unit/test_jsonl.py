@@ -6,7 +6,9 @@ import hashlib
 import io
 import json
 import os
+import socket
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -95,7 +97,9 @@ class TestReading:
 
     def test_unknown_and_nested_fields_of_our_rows_are_named(self, tmp_path: Path) -> None:
         file = tmp_path / "x.jsonl"
-        file.write_text('{"problem_id": "a", "samples": [{"answer": "1", "verdict": "right", "tokens": 1}]}\n')
+        file.write_text(
+            '{"problem_id": "a", "tokens": 1, "samples": [{"answer": "1", "verdict": "right", "tokens": 1}]}\n'
+        )
         with pytest.raises(DataError) as caught:
             list(read_rows(file, EvalRow))
         assert caught.value.field == "samples.0.verdict"
@@ -171,9 +175,9 @@ class TestWriting:
         with pytest.raises(DataError) as caught:
             dump({"rows": [{"q": 0.5}, {"q": value}]})
         assert caught.value.field == "rows.1.q"
-        sample = EvalSample(answer="1", verdict=Verdict.CORRECT, tokens=1, score=value)
+        sample = EvalSample(answer="1", verdict=Verdict.CORRECT, tokens=1, logprob=0.0, score=value)
         with pytest.raises(DataError) as caught:
-            dump(EvalRow(problem_id="a", samples=(sample,)))
+            dump(EvalRow(problem_id="a", tokens=1, samples=(sample,)))
         assert caught.value.field == "samples.0.score"
 
     def test_half_a_surrogate_pair_is_refused(self) -> None:
@@ -380,3 +384,16 @@ class TestJournal:
         journal.close()
         journal.close()
         assert len(synced) == 3
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = socket.gethostname()
+    left = tmp_path / f".rows.jsonl.{host}.{dead.pid}.tmp"
+    held = tmp_path / f".rows.jsonl.{host}.{os.getppid()}.tmp"
+    others = tmp_path / f".rows.jsonl.another-host.{dead.pid}.tmp"
+    for path in (left, held, others):
+        path.write_bytes(b"half a row")
+    write_rows(tmp_path / "rows.jsonl", [{"id": "a"}])
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["rows.jsonl", held.name, others.name])
