@@ -103,7 +103,7 @@ class TestReading:
         with pytest.raises(DataError) as caught:
             list(read_rows(file, EvalRow))
         assert caught.value.field == "samples.0.verdict"
-        file.write_text('{"problem_id": "a", "samples": [], "colour": 1}\n')
+        file.write_text('{"problem_id": "a", "tokens": 1, "samples": [], "colour": 1}\n')
         with pytest.raises(DataError) as caught:
             list(read_rows(file, EvalRow))
         assert caught.value.field == "colour"
