@@ -23,7 +23,7 @@ from rstar_cli.config import (
     VerifyConfig,
 )
 from rstar_cli.errors import RstarError, UsageError
-from rstar_cli.layout import RunDir, default_run
+from rstar_cli.layout import EMBEDDED, RunDir, default_run
 from rstar_cli.options import EvaluatePlace, EvolvePlace, GeneratePlace, Place, RunPlace, TrainPlace, VerifyPlace, flags
 
 if TYPE_CHECKING:
@@ -229,11 +229,17 @@ def problems_list() -> None:
 def _open(
     place: RunPlace, model: type[SettingsT], stage: str, given: dict[str, Any], *, outside: bool
 ) -> tuple[RunDir | None, SettingsT]:
-    """The run that a command works on, made where there is none, and the stage's settings."""
-    if outside:
-        from rstar_cli.recipe import load_recipe
+    """The run that a command works on, made where there is none, and the stage's settings.
 
-        return None, load_recipe(None).stage(model, stage, 1, given)
+    Outside a run the defaults hold, but for the embedded model the limits of its own recipe.
+    """
+    if outside:
+        from rstar_cli.recipe import Recipe, load_recipe
+
+        name = getattr(place, "policy", None) or getattr(place, "model", None) or given.get("policy") or "auto"
+        recipe = load_recipe(None) if name in (EMBEDDED, "auto") else Recipe("", "defaults")
+        asked = {"samples": 0, "rollouts": 0, **given} if stage == "evaluate" else given
+        return None, recipe.stage(model, stage, 1, asked)
     run = RunDir.open(place.run_dir, create=not place.dry_run)
     return run, run.recipe.stage(model, stage, place.round, given)
 
@@ -299,8 +305,9 @@ def _tell_stage(summary: Summary) -> None:
 
 def _show_curve(place: EvolvePlace, run: RunDir, outcome: Outcome, seconds: dict[str, float]) -> None:
     """End the loop: the curve on stderr, or the report on stdout; the figures drawn."""
-    from rstar_cli.report import collect, curve_table, draw_curve
+    from rstar_cli.report import collect, curve_table, draw_curve, write_report
 
+    write_report(run)
     report = collect(run)
     drawn = draw_curve(report, run.figures)
     if place.json_:

@@ -142,7 +142,7 @@ class SearchConfig(EngineConfig, SandboxConfig):
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature."""
     prm: str = "auto"
-    """PRM: `auto` (see the command), `none`, `last` (the newest of the run's rounds), or a checkpoint directory."""
+    """PRM: `auto` (see the command), `none`, `last` (of the round whose policy is used), or a checkpoint directory."""
     in_flight: int = Field(512, ge=1)
     """Problems searched at once."""
 
@@ -243,7 +243,7 @@ class EvaluateConfig(SearchConfig):
     rollouts: int = Field(0, ge=0)
     """Rollouts a problem of MCTS guided by the PRM, gold unseen; 0: no search."""
     aggregate: Literal["last", "min", "mean"] = "last"
-    """A sampled solution's score: the PRM's of its last step, or the least or the mean of its steps'."""
+    """A solution's score in votes: the PRM's value of its last step, or the least or the mean of its steps'."""
     grade_timeout: float = Field(5.0, gt=0)
     """Seconds that grading one answer may take."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -230,10 +231,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def write_manifest(path: Path, stage: str, entry: Mapping[str, Any]) -> None:
-    """Replace one stage's entry, whole or not at all."""
-    stages = read_manifest(path)
-    stages[stage] = dict(entry)
-    write_bytes(path, orjson.dumps({"stages": stages}, option=orjson.OPT_INDENT_2) + b"\n")
+    """Replace one stage's entry, whole or not at all; what other processes write of other stages is kept."""
+    make_folder(path.parent)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # the folder is the lock: it leaves no file behind
+        stages = read_manifest(path)
+        stages[stage] = dict(entry)
+        write_bytes(path, orjson.dumps({"stages": stages}, option=orjson.OPT_INDENT_2) + b"\n")
+    finally:
+        os.close(folder)
 
 
 def check_unchanged(entry: Mapping[str, Any], config: Mapping[str, Any], place: str, remedy: str) -> None:

@@ -52,12 +52,15 @@ class Recipe:
         self._stages = _tables({name: tables.get(name, {}) for name in TABLES}, origin, "[generate]")
         self._rounds = _tables(tables.get("round", {}), origin, "[round]")
         for number, stages in self._rounds.items():
-            if not number.isdecimal():
+            if not number.isdecimal() or number != str(int(number)):
                 raise DataError(
                     f"[round.{number}] is not a round number", path=origin, remedy="Write [round.2.generate]."
                 )
             _refuse_unknown(stages, list(STAGES), origin, f"table in [round.{number}]")
-            _tables(stages, origin, f"[round.{number}]")
+            for name, table in _tables(stages, origin, f"[round.{number}]").items():
+                _refuse_unknown(
+                    _keys(table), list(STAGES[name].model_fields), origin, f"key in [round.{number}.{name}]"
+                )
         for name, model in TABLES.items():  # a bad value is told when the recipe is read, not hours later
             for number in ("0", *self._rounds):
                 self.stage(model, name, int(number), {})

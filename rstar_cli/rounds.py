@@ -60,7 +60,7 @@ def evolve(run: RunDir, config: EvolveConfig, tell: Callable[[Summary], None]) -
     for number in range(config.rounds + 1):
         for stage in ("evaluate",) if number == 0 else ROUND:
             budget = Budget(run, config)
-            if budget.spent(0) and stage in UNSTOPPABLE and not is_done(run, number, stage):
+            if budget.spent(0) and stage != "evaluate" and not is_done(run, number, stage):
                 return Outcome("budget", budget.told)
             summary = run_stage(run, number, stage, budget.spent)
             tell(summary)
@@ -72,8 +72,6 @@ def evolve(run: RunDir, config: EvolveConfig, tell: Callable[[Summary], None]) -
 
 
 ROUND = ("generate", "verify", "train-policy", "train-prm", "evaluate")
-UNSTOPPABLE = ("verify", "train-policy", "train-prm")
-"""Stages that are finished once begun; the others ask the budget all the while."""
 
 
 def run_stage(run: RunDir, number: int, stage: str, stop: Stop) -> Summary:

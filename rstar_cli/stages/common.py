@@ -112,6 +112,7 @@ class StageRecord:
         if entry.get("status") != "complete" and self._told_by_rows:
             self._take_over(entry)
             self.complete({"problems": digest(first).rows})
+            partial(first).unlink(missing_ok=True)
             return True
         return bool(entry.get("status") == "complete")
 
@@ -127,19 +128,17 @@ class StageRecord:
         """Record that the stage runs; what an earlier call of it has spent stays on the account."""
         for path in self._outputs:
             make_folder(path.parent)
-        before = read_manifest(self._manifest).get(self._stage, {})
-        if before.get("status") in ("running", "stopped"):
-            self._take_over(before)
+        self._take_over(read_manifest(self._manifest).get(self._stage, {}))
         self._note("running", {})
 
     def _take_over(self, entry: Mapping[str, Any]) -> None:
         """Put what an earlier call spent on the account."""
         self._earlier = (entry.get("tokens", {}), entry.get("seconds", 0.0))
 
-    def tick(self, generated: int) -> None:
+    def tick(self, generated: int = 0) -> None:
         """Note now and then what this call has spent so far: tokens generated, and its time."""
         if time.monotonic() - self._ticked >= TICK_SECONDS:
-            self._note("running", {"generated": generated})
+            self._note("running", {"generated": generated} if generated else {})
 
     def stopped(self, tokens: Mapping[str, int]) -> None:
         """Record that the budget stopped the stage; a later call goes on."""

@@ -16,13 +16,14 @@ from rstar_cli.config import (
     TrainPrmConfig,
     VerifyConfig,
 )
-from rstar_cli.errors import SetupError
+from rstar_cli.errors import SetupError, UsageError
 from rstar_cli.jsonl import read_objects, read_rows
 from rstar_cli.layout import RunDir, model_path, read_manifest
 from rstar_cli.options import EvaluatePlace, GeneratePlace, TrainPlace, VerifyPlace
 from rstar_cli.prompts import render_prompt
 from rstar_cli.records import PairRow, Problem, SftRow
-from rstar_cli.stages.common import Summary, few_shot_of
+from rstar_cli.stages.common import Summary, few_shot_of, outside_prm
+from rstar_cli.stages.evaluate import prm_for as prm_of_evaluate
 from rstar_cli.stages.generate import policy_for, prm_for
 from rstar_cli.stages.problem_sets import draw_problems, eval_problems, read_source
 from rstar_cli.stages.train_policy import plain_files
@@ -32,8 +33,11 @@ from rstar_cli.train.prm import count_updates, is_held_out
 
 def dry_run_generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None) -> Summary:
     """What `generate` would do."""
+    if place.round < 1:
+        raise UsageError("round 0 is the base model: there is nothing to generate", remedy="Give --round 1 or later.")
     if run is None:
-        model, prm = "embedded" if config.policy == "auto" else config.policy, config.prm
+        model = "embedded" if config.policy == "auto" else config.policy
+        prm = outside_prm(config.prm) or "none"
     else:
         (model, _), (_, prm) = policy_for(config, run, place.round), prm_for(config, run, place.round)
     if place.problems or run is None:
@@ -51,8 +55,9 @@ def _generate_cost(config: GenerateConfig, run: RunDir | None, number: int, prob
     for earlier in range(number, 0, -1) if run is not None else ():
         assert run is not None  # noqa: S101
         entry = read_manifest(run.round(earlier).manifest).get("generate", {})
-        if entry.get("status") == "complete":
-            each = entry["tokens"]["generated"] / entry["counts"]["problems"]
+        generated = entry.get("tokens", {}).get("generated")
+        if entry.get("status") == "complete" and generated:
+            each = generated / entry["counts"]["problems"]
             return f"about {each * problems:,.0f} ({each:,.0f} a problem in round {earlier})"
     rollout = config.candidates * config.max_step_tokens
     rollout *= config.max_depth if config.rollout_style == "expand" else 1
@@ -115,7 +120,14 @@ def dry_run_evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir |
         sets = {name: eval_problems(run, name, keep=False)[: place.limit] for name in run.recipe.eval_sets}
         problems = [p for found in sets.values() for p in found]
         summary.figures["problems"] = ", ".join(f"{name}: {len(found)}" for name, found in sets.items())
-    summary.figures |= {"policy": model, "greedy tokens": f"at most {len(problems) * config.max_tokens:,}"}
+    prm = outside_prm(config.prm) or "none" if run is None else prm_of_evaluate(config, run, place.round)[1]
+    each = config.max_tokens + config.max_step_tokens
+    summary.figures |= {"policy": model, "prm": prm, "greedy tokens": f"at most {len(problems) * each:,}"}
+    if config.samples:
+        summary.figures["tokens of samples"] = f"at most {config.samples * each:,} a problem that is sampled"
+    if config.rollouts:
+        bound = config.rollouts * (config.candidates * config.max_step_tokens + each)
+        summary.figures["tokens of search"] = f"about {bound:,} at most a problem that is searched"
     return _prompt(summary, config, model, problems)
 
 

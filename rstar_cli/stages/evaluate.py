@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from rstar_cli.config import EvaluateConfig
+from rstar_cli.config import EvalSetConfig, EvaluateConfig
 from rstar_cli.errors import UsageError
 from rstar_cli.grader import Grader
 from rstar_cli.journal import Journal
@@ -34,7 +34,7 @@ from rstar_cli.stages.common import (
     partial,
     refuse_run_flags,
 )
-from rstar_cli.stages.figures import figures_of
+from rstar_cli.stages.figures import figures_of, kind_of
 from rstar_cli.stages.problem_sets import eval_name, eval_problems, read_source
 from rstar_cli.stages.solve import Solver, sample_solutions, search_solutions, solve_greedily
 from rstar_cli.stages.tools import Tools
@@ -86,16 +86,18 @@ def evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None, s
     policy = run.policy_of(number)
     if number > 0:
         run.require(Path(policy), "train-policy", number)
-    prm, prm_name = _prm_for(config, run, number)
+    prm, prm_name = prm_for(config, run, number)
     models = _Models(
         policy, prm, run.policy_name(number), prm_name, run.recipe.run.seed, files.evaluations, files.manifest
     )
     if place.benchmark is not None:
-        tasks = _tasks(eval_name(place.benchmark), read_source(place.benchmark, place.limit), config, None)
+        problems = read_source(place.benchmark, place.limit)
+        tasks = _tasks(eval_name(place.benchmark), problems, config, problems)
     else:
         tasks = []
         for name, table in run.recipe.eval_sets.items():
-            tasks += _tasks(name, eval_problems(run, name)[: place.limit], config, table.sampled)
+            problems = eval_problems(run, name)[: place.limit]
+            tasks += _tasks(name, problems, config, _sampled(problems, table, run.recipe.run.seed))
     summary = Summary(f"evaluate round {number}", next_command=run.command("generate", number + 1))
     _evaluate(tasks, models, config, summary, stop)
     if place.benchmark is None:
@@ -113,31 +115,42 @@ def _without_run(place: EvaluatePlace, config: EvaluateConfig) -> Summary:
     folder = place.output or Path("eval") / re.sub(r"[^\w.-]+", "_", place.policy).strip("_.")
     prm = outside_prm(config.prm)
     models = _Models(place.policy, prm, place.policy, prm or "none", 0, folder, folder / "manifest.json")
-    tasks = _tasks(eval_name(place.benchmark), read_source(place.benchmark, place.limit), config, None)
+    problems = read_source(place.benchmark, place.limit)
+    tasks = _tasks(eval_name(place.benchmark), problems, config, problems)
     summary = Summary("evaluate")
     _evaluate(tasks, models, config, summary, None)
     return summary
 
 
-def _prm_for(config: EvaluateConfig, run: RunDir, number: int) -> tuple[str | None, str]:
+def prm_for(config: EvaluateConfig, run: RunDir, number: int) -> tuple[str | None, str]:
     """The PRM that samples are scored and searches are guided by, and its name in manifests."""
     if config.prm == "none" or not (config.samples or config.rollouts):
         return None, "none"
     if config.prm in ("auto", "last"):
-        if number == 0:  # the base comes without one
+        if number == 0 and config.prm == "last":
+            raise UsageError("round 0 has no PRM", remedy="Give --prm none or a checkpoint directory.")
+        if number == 0:
             return None, "none"
         return str(run.prm_of(number)), f"round {number}"
     return config.prm, config.prm
 
 
-def _tasks(name: str, problems: list[Problem], config: EvaluateConfig, sampled: int | None) -> list[_Task]:
-    """What is asked for on one set: greedy on all of it, samples and search on its first `sampled` problems."""
+def _sampled(problems: list[Problem], table: EvalSetConfig, seed: int) -> list[Problem]:
+    """The problems that get samples and search: of a file not its first ones, since files are often sorted."""
+    if table.sampled is None or table.source == "synthetic":
+        return problems[: table.sampled]
+    drawn = sorted(problems, key=lambda p: derive_seed(seed, "sampled", p.id))[: table.sampled]
+    chosen = {p.id for p in drawn}
+    return [p for p in problems if p.id in chosen]
+
+
+def _tasks(name: str, problems: list[Problem], config: EvaluateConfig, sampled: list[Problem]) -> list[_Task]:
+    """What is asked for on one set: greedy on all of it, samples and search on some."""
     tasks = [_Task(name, "greedy", problems, solve_greedily)]
-    some = problems[:sampled]
-    if config.samples and some:
-        tasks.append(_Task(name, "samples", some, sample_solutions))
-    if config.rollouts and some:
-        tasks.append(_Task(name, f"mcts@{config.rollouts}", some, search_solutions))
+    if config.samples and sampled:
+        tasks.append(_Task(name, "samples", sampled, sample_solutions))
+    if config.rollouts and sampled:
+        tasks.append(_Task(name, f"mcts@{config.rollouts}", sampled, search_solutions))
     return tasks
 
 
@@ -154,10 +167,10 @@ def _evaluate(tasks: list[_Task], models: _Models, config: EvaluateConfig, summa
                 if not _solve(task, models, config, rows, tools, record, stop):
                     summary.partial = True
                     summary.next_command = None
-                    summary.notes.append("The budget is spent. The same command goes on.")
+                    summary.notes.append("The budget is spent; a larger one goes on from here.")
                     return
             figures = figures_of(task.kind, list(read_rows(rows, EvalRow)))
-            _write_figures(models.folder / f"{task.name}.json", figures)
+            _write_figures(models.folder, task, figures)
             _tell(summary, task, figures)
             summary.files.append(rows)
 
@@ -252,11 +265,17 @@ def _solve(
     return True
 
 
-def _write_figures(path: Path, figures: dict[str, dict[str, Any]]) -> None:
-    """Put methods beside those that are told of already; the file changes only where they do."""
+def _write_figures(folder: Path, task: _Task, figures: dict[str, dict[str, Any]]) -> None:
+    """Put a kind's methods beside those of other kinds whose rows are there; the file changes only where they do."""
+    path = folder / f"{task.name}.json"
     known = orjson.loads(path.read_bytes()) if path.exists() else {}
-    if any(known.get(method) != told for method, told in figures.items()):
-        write_bytes(path, orjson.dumps(known | figures, option=orjson.OPT_INDENT_2) + b"\n")
+    others = {
+        method: told
+        for method, told in known.items()
+        if (kind := kind_of(method)) != task.kind and (folder / f"{task.name}.{kind}.jsonl").exists()
+    }
+    if known != others | figures:
+        write_bytes(path, orjson.dumps(others | figures, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 def _tell(summary: Summary, task: _Task, figures: dict[str, dict[str, Any]]) -> None:

@@ -30,6 +30,11 @@ def figures_of(kind: str, rows: Sequence[EvalRow]) -> dict[str, dict[str, Any]]:
     return methods | {f"pass@{k}": _passed(rows, k) for k in (1, n)}
 
 
+def kind_of(method: str) -> str:
+    """The kind of rows that a method's figures are of."""
+    return method if method == "greedy" or method.startswith("mcts@") else "samples"
+
+
 def _majority(samples: Sequence[EvalSample]) -> int | None:
     return vote([s.group for s in samples])
 
@@ -46,7 +51,7 @@ def _weighted(samples: Sequence[EvalSample]) -> int | None:
 def _likely(samples: Sequence[EvalSample]) -> int | None:
     """A vote in which a solution counts by its likelihood times its value.
 
-    Sampling finds a likely solution often; a search finds each once, so its likelihood must speak for it.
+    Among samples a likely solution stands often; here each stands once, so its likelihood must speak for it.
     """
     likeliest = max((s.logprob for s in samples), default=0.0)
     return vote([s.group for s in samples], [math.exp(s.logprob - likeliest) * _value(s) for s in samples])

@@ -92,8 +92,8 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None, s
     summary.next_command = run.command("verify", place.round)
     if place.limit is None and place.problems is None and len(problems) < run.recipe.run.count:
         summary.notes.append(
-            f"This round's set holds {len(problems)} problems, fewer than the recipe's {run.recipe.run.count}: an "
-            f"earlier call or a small pool made it. Remove {files.root} to draw it anew."
+            f"This round's set holds {len(problems)} problems, fewer than the recipe's {run.recipe.run.count}: the "
+            f"pool has no more, or an earlier call with --limit made it (then remove {files.root} to draw it anew)."
         )
     return _unless_done(task, config, record, summary, stop)
 
@@ -159,7 +159,9 @@ def _unless_done(
     if figures["left"]:
         record.stopped(tokens)
         summary.partial = True
-        summary.notes.append(f"The budget is spent: {figures['left']} problems are left. The same command goes on.")
+        summary.notes.append(
+            f"The budget is spent: {figures['left']} problems are left; a larger one goes on from here."
+        )
         summary.next_command = None
         return summary
     if figures["searched now"] and not figures["solved"]:

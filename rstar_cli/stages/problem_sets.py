@@ -65,7 +65,11 @@ def draw_problems(run: RunDir, number: int) -> list[Problem]:
         held_out = {_bare(p.problem) for name in run.recipe.eval_sets for p in eval_problems(run, name, keep=False)}
         problems = [p for p in problems if _bare(p.problem) not in held_out]
         if not problems:
-            raise DataError("every problem of the pool is in an evaluation set", path=config.source)
+            raise DataError(
+                "every problem is in an evaluation set too",
+                path=run.pool if run.pool.exists() else config.source,
+                remedy="Name another [run] source, or smaller evaluation sets.",
+            )
         problems.sort(key=lambda p: derive_seed(config.seed, "train", number, p.id))
         return problems[: config.count]
     from rstar_cli.problems.synthetic import make_problems

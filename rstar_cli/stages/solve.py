@@ -59,14 +59,14 @@ def sample_solutions(
 def search_solutions(
     problems: list[Problem], tools: Tools, config: EvaluateConfig, few_shot: int, seed: int, stop: Callable[[], bool]
 ) -> Iterator[EvalRow]:
-    """Every finished trajectory of an MCTS, in order; none comes twice, since the search never enters one again."""
+    """Every finished trajectory of an MCTS once, in order of its first visit."""
     mcts = mcts_config(config, scored=tools.scorer is not None)
     by_id = {p.id: p for p in problems}
     searches = ((p.id, search(_prompt(p, few_shot), derive_seed(seed, p.id, "mcts"), mcts)) for p in problems)
     for key, tree in tools.drive(searches, _no_gold, config.in_flight, stop):
         tools.forget(tree.prompt)
-        leaves = [leaf for leaf, _ in tree.rollouts if leaf.stop is StopReason.ANSWER]
-        yield _row(by_id[key], leaves, tree.tokens_generated, tools, config)
+        leaves = dict.fromkeys(leaf for leaf, _ in tree.rollouts if leaf.stop is StopReason.ANSWER)
+        yield _row(by_id[key], list(leaves), tree.tokens_generated, tools, config)
 
 
 def _prompt(problem: Problem, few_shot: int) -> Segment:

@@ -50,13 +50,13 @@ def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> S
             remedy="Search more (--rollouts), on easier problems, or with a stronger --policy.",
         )
     record.begin()
-    _fit(rows, model, files.policy, config, summary)
+    _fit(rows, model, files.policy, config, summary, record)
     record.complete(summary.figures)
     return summary
 
 
 def check_fresh(run: RunDir, number: int, rows: Path) -> None:
-    """Refuse training rows that were made from other trees than the round has now.
+    """Refuse training rows that were made from other trees than the round has now, or that may have been.
 
     Args:
         run: the run.
@@ -68,7 +68,14 @@ def check_fresh(run: RunDir, number: int, rows: Path) -> None:
     """
     files = run.round(number)
     stages = read_manifest(files.manifest)
-    made_from = stages.get("verify", {}).get("inputs", {}).get("trees")
+    verified = stages.get("verify", {})
+    if verified.get("status", "complete") != "complete":
+        raise DataError(
+            "`verify` of the round was begun anew and not finished",
+            path=rows,
+            remedy=f"Run: {run.command('verify', number)}",
+        )
+    made_from = verified.get("inputs", {}).get("trees")
     now = stages.get("generate", {}).get("outputs", {}).get("trees.jsonl")
     if made_from is not None and now is not None and made_from != now:
         raise DataError(
@@ -100,22 +107,31 @@ def plain_files(stage: str, place: TrainPlace) -> tuple[Path, Path]:
     return place.input, place.output
 
 
-def show_on(progress: StageProgress) -> Callable[[TrainProgress], None]:
-    """Shows a training's loss and speed."""
+def show_on(progress: StageProgress, record: StageRecord | None) -> Callable[[TrainProgress], None]:
+    """Shows a training's loss and speed, and notes its time where a manifest tells of it."""
 
     def show(at: TrainProgress) -> None:
+        if record is not None:
+            record.tick()
         progress.update(at.update, f"loss {at.loss:.3f}", f"{at.tokens_per_second / 1000:.1f}k tok/s")
 
     return show
 
 
-def _fit(rows: list[SftRow], model: str, output: Path, config: TrainPolicyConfig, summary: Summary) -> None:
+def _fit(
+    rows: list[SftRow],
+    model: str,
+    output: Path,
+    config: TrainPolicyConfig,
+    summary: Summary,
+    record: StageRecord | None = None,
+) -> None:
     from rstar_cli.train.policy import train_policy
 
     updates = max(1, -(-len(rows) // config.batch_size) * round(config.epochs))
     with StageProgress(summary.stage, updates) as progress:
         report = train_policy(
-            rows, model=model_path(model), output=output, config=config, on_progress=show_on(progress)
+            rows, model=model_path(model), output=output, config=config, on_progress=show_on(progress, record)
         )
     summary.figures = {
         "base": model,

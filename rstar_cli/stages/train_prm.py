@@ -54,7 +54,7 @@ def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> 
             remedy="Search more (--rollouts), or other problems: some that are neither too easy nor too hard.",
         )
     record.begin()
-    _fit(rows, model if policy is None else str(policy), files.prm, config, summary)
+    _fit(rows, model if policy is None else str(policy), files.prm, config, summary, record)
     summary.data["start"] = model
     summary.figures = _figures(summary.data)
     record.complete(summary.data)
@@ -76,9 +76,16 @@ def prm_inputs(place: TrainPlace, config: TrainPrmConfig, run: RunDir) -> tuple[
     return pairs, policy
 
 
-def _fit(rows: list[PairRow], model: str, output: Path, config: TrainPrmConfig, summary: Summary) -> None:
+def _fit(
+    rows: list[PairRow],
+    model: str,
+    output: Path,
+    config: TrainPrmConfig,
+    summary: Summary,
+    record: StageRecord | None = None,
+) -> None:
     with StageProgress(summary.stage, prm.count_updates(rows, config)) as progress:
-        show = show_on(progress)
+        show = show_on(progress, record)
         report = prm.train_prm(rows, model=model_path(model), output=output, config=config, on_progress=show)
     summary.data = {
         "start": model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from rstar_cli.errors import SetupError, StorageError
+from rstar_cli.errors import LockedError, SetupError, StorageError
 
 if TYPE_CHECKING:
     import torch
@@ -136,18 +137,36 @@ def workspace(output: Path) -> Iterator[Path]:
     Its name is fixed, so that what a killed training left behind is cleared by the next one.
 
     Raises:
+        LockedError: another process works in it.
         StorageError: it can't be made.
     """
     path = output.parent / f".{output.name}.partial"
     try:
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)
+        held = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}", remedy="Give an --output that can be written.") from error
     try:
-        yield path
+        _lock(held, path)
+        try:
+            _empty(path)
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        os.close(held)
+
+
+def _empty(path: Path) -> None:
+    for left in path.iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _lock(folder: int, path: Path) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise LockedError(f"another process is at work in {path}", remedy="Let it end, or stop it.") from None
 
 
 def save_checkpoint(
