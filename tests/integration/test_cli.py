@@ -193,6 +193,31 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_outside_a_run_a_foreign_model_gets_what_help_says(tmp_path: Path) -> None:
+    """Not the limits of the embedded model's recipe, and no samples nor search that nobody asked for."""
+    config = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    rstar("problems", "make", "--count", "3", "--output", "p.jsonl", cwd=tmp_path)
+    command = ("evaluate", "--benchmark", "p.jsonl", "--dry-run", "--json", "--policy")
+    foreign = json.loads(rstar(*command, "model", cwd=tmp_path).stdout)["figures"]
+    assert (foreign["max-tokens"], foreign["samples"], foreign["rollouts"]) == ("2048", "0", "0")
+    own = json.loads(rstar(*command, "embedded", "--samples", "4", cwd=tmp_path).stdout)["figures"]
+    assert (own["max-tokens"], own["samples"], own["rollouts"]) == ("192", "4", "0")
+
+
+def test_a_verify_that_was_not_finished_trains_nothing(tmp_path: Path) -> None:
+    rstar(*SCRIPTED, "--run", "r", cwd=tmp_path)
+    rstar("verify", "--run", "r", cwd=tmp_path)
+    manifest = tmp_path / "r/round_1/manifest.json"
+    told = json.loads(manifest.read_text())
+    told["stages"]["verify"]["status"] = "running"  # as a kill leaves it
+    manifest.write_text(json.dumps(told))
+    refused = rstar("train-policy", "--run", "r", cwd=tmp_path, check=False)
+    assert refused.returncode == 3
+    assert "Run: rstar verify --round 1 --run r" in refused.stderr
+
+
 def test_json_is_one_object_on_stdout(run: Path) -> None:
     done = rstar("verify", "--run", str(run), "--json", cwd=run)
     report = json.loads(done.stdout)

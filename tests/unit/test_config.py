@@ -58,6 +58,8 @@ def test_the_packaged_recipe_is_sound() -> None:
         ("[eval.test]\nsplit = 'train'", "split"),
         ("[round.3.generate]\ntemperature = -1", "temperature"),
         ("generate = 3", "table"),
+        ("[round.2.generate]\nrolouts = 3", "[round.2.generate]"),
+        ("[round.02.generate]\nrollouts = 3", "[round.02]"),
         ("[generate", "r.toml"),
     ],
 )

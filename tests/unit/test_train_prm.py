@@ -512,3 +512,20 @@ def test_plain_files_need_no_run(base: Path, tmp_path: Path) -> None:
         stage(place, settings(), None)
     with pytest.raises(UsageError, match="go together"):
         stage(TrainPlace(input=tmp_path / "pairs.jsonl"), settings(), None)
+
+
+def test_two_trainings_of_one_checkpoint_do_not_mix(tmp_path: Path) -> None:
+    """The second one is refused and leaves what the first has written so far."""
+    from rstar_cli.errors import LockedError
+    from rstar_cli.train.checkpoint import workspace
+
+    with workspace(tmp_path / "prm") as first:
+        (first / "half").write_text("written")
+        with pytest.raises(LockedError, match="another process"), workspace(tmp_path / "prm"):
+            pass
+        assert (first / "half").read_text() == "written"
+    assert list(tmp_path.iterdir()) == []
+    first.mkdir()
+    (first / "left").write_text("by a killed training")
+    with workspace(tmp_path / "prm") as again:
+        assert list(again.iterdir()) == []
