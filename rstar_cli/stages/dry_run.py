@@ -11,6 +11,7 @@ from rstar_cli.config import (
     EvaluateConfig,
     EvolveConfig,
     GenerateConfig,
+    SearchConfig,
     Settings,
     TrainPolicyConfig,
     TrainPrmConfig,
@@ -59,10 +60,15 @@ def _generate_cost(config: GenerateConfig, run: RunDir | None, number: int, prob
         if entry.get("status") == "complete" and generated:
             each = generated / entry["counts"]["problems"]
             return f"about {each * problems:,.0f} ({each:,.0f} a problem in round {earlier})"
+    bound = problems * _search_bound(config)
+    return f"at most {bound:,} (no round has run yet to estimate from; usually a tenth of it or less)"
+
+
+def _search_bound(config: SearchConfig) -> int:
+    """Tokens that the search of one problem may generate."""
     rollout = config.candidates * config.max_step_tokens
     rollout *= config.max_depth if config.rollout_style == "expand" else 1
-    bound = problems * config.rollouts * (rollout + config.max_tokens)
-    return f"at most {bound:,} (no round has run yet to estimate from; usually a tenth of it or less)"
+    return config.rollouts * (rollout + config.max_tokens + config.max_step_tokens)
 
 
 def dry_run_verify(place: VerifyPlace, config: VerifyConfig, run: RunDir | None) -> Summary:
@@ -126,8 +132,7 @@ def dry_run_evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir |
     if config.samples:
         summary.figures["tokens of samples"] = f"at most {config.samples * each:,} a problem that is sampled"
     if config.rollouts:
-        bound = config.rollouts * (config.candidates * config.max_step_tokens + each)
-        summary.figures["tokens of search"] = f"about {bound:,} at most a problem that is searched"
+        summary.figures["tokens of search"] = f"at most {_search_bound(config):,} a problem that is searched"
     return _prompt(summary, config, model, problems)
 
 
