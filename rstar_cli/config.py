@@ -165,21 +165,19 @@ class VerifyConfig(SandboxConfig):
     """Seconds that grading one answer may take."""
 
 
-class TrainPolicyConfig(Settings):
-    """`[train-policy]`: supervised fine-tuning on the best verified trajectories."""
+class TrainConfig(Settings):
+    """How a training goes, whatever is trained."""
 
     machine: ClassVar[frozenset[str]] = frozenset({"device"})
 
-    epochs: float = Field(2.0, gt=0)
-    """Passes over the rows."""
     learning_rate: float = Field(7e-6, gt=0)
     """Peak learning rate; linear decay to 0."""
     batch_size: int = Field(128, ge=1)
-    """Rows an update, on average at most: updates hold equal tokens."""
+    """Rows or pairs an update, on average at most: updates hold equal tokens."""
     batch_tokens: int = Field(16384, ge=1)
     """Token cap of one forward and backward pass, padding counted."""
     max_length: int = Field(4096, ge=8)
-    """Longer rows are dropped and counted."""
+    """Longer rows, and pairs with a longer side, are dropped and counted."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon` takes the matrices inside the blocks, AdamW the rest."""
     weight_decay: float = Field(0.0, ge=0)
@@ -189,17 +187,22 @@ class TrainPolicyConfig(Settings):
     lora_rank: int = Field(0, ge=0)
     """Rank of LoRA adapters (merged into the checkpoint); 0: full fine-tuning."""
     seed: int = Field(0, ge=0)
-    """Seed of the row order."""
+    """Seed of the row order, and of what is held out."""
     device: Device = "auto"
     """Where it trains."""
     dtype: Dtype = "auto"
     """Number format of the forward pass."""
 
 
-class TrainPrmConfig(Settings):
-    """`[train-prm]`: the process preference model, from pairs of steps and of solutions."""
+class TrainPolicyConfig(TrainConfig):
+    """`[train-policy]`: supervised fine-tuning on the best verified trajectories."""
 
-    machine: ClassVar[frozenset[str]] = frozenset({"device"})
+    epochs: float = Field(2.0, gt=0)
+    """Passes over the rows."""
+
+
+class TrainPrmConfig(TrainConfig):
+    """`[train-prm]`: the process preference model, from pairs of steps and of solutions."""
 
     data_rounds: Literal["all", "last"] = "all"
     """Pairs of all rounds so far, or of the last one."""
@@ -207,32 +210,10 @@ class TrainPrmConfig(Settings):
     """Passes over the pairs."""
     min_updates: int = Field(200, ge=1)
     """Updates at least: more passes where the pairs are few."""
-    learning_rate: float = Field(7e-6, gt=0)
-    """Peak learning rate; linear decay to 0."""
-    batch_size: int = Field(128, ge=1)
-    """Pairs an update, on average at most: updates hold equal tokens."""
-    batch_tokens: int = Field(16384, ge=1)
-    """Token cap of one forward and backward pass, padding counted."""
-    max_length: int = Field(4096, ge=8)
-    """Pairs with a longer side are dropped and counted."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """`muon` takes the matrices inside the blocks, AdamW the rest."""
-    weight_decay: float = Field(0.0, ge=0)
-    """Weight decay."""
-    warmup: float = Field(0.03, ge=0, lt=1)
-    """Share of the updates in which the learning rate rises."""
     held_out: float = Field(0.1, ge=0, lt=1)
     """Share of the problems whose pairs are kept apart, to measure pairwise accuracy on."""
     squash: Literal["loss", "after"] = "loss"
     """tanh on the scores `loss`: within the loss (paper), or only `after` training, as tanh(score / 5) (upstream)."""
-    lora_rank: int = Field(0, ge=0)
-    """Rank of LoRA adapters (merged into the checkpoint); 0: full fine-tuning."""
-    seed: int = Field(0, ge=0)
-    """Seed of the row order and of the split."""
-    device: Device = "auto"
-    """Where it trains."""
-    dtype: Dtype = "auto"
-    """Number format of the forward pass."""
 
 
 class EvaluateConfig(SearchConfig):

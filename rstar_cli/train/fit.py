@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rstar_cli.config import TrainPolicyConfig, TrainPrmConfig
+from rstar_cli.config import TrainConfig
 from rstar_cli.errors import DataError, SetupError
 from rstar_cli.train.batches import Update, plan_updates
 from rstar_cli.train.checkpoint import stored_dtype
@@ -27,8 +27,6 @@ from rstar_cli.train.plan_trainer import Setup
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, Trainer
-
-TrainConfig = TrainPolicyConfig | TrainPrmConfig
 
 LARGE = 1_000_000_000
 """Parameters from which activations are recomputed on a GPU, to save memory."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class Setup:
     on_update: Callable[[float], None]
 
 
-class Planned:
+class Planned(ABC):
     """Mixed into a trainer of TRL's: its `train()` goes through the plan once.
 
     Attributes:
@@ -58,9 +59,9 @@ class Planned:
         """The plan, as the trainer's data loader."""
         return self.updates
 
+    @abstractmethod
     def share(self, batch: Tensors) -> float:
         """What a micro-batch weighs within its update."""
-        raise NotImplementedError
 
     def training_step(self, model: Any, inputs: list[Tensors], num_items_in_batch: Any = None) -> Any:  # noqa: ARG002
         """Sum the gradients of an update's micro-batches; `compute_loss` divides each by the update's whole weight."""
@@ -72,7 +73,7 @@ class Planned:
         self.on_update(float(total))
         return total
 
-    def _send_telemetry(self) -> None:
+    def _send_telemetry(self) -> None:  # noqa: B027 - it is empty to silence the one of TRL
         """TRL would report the model's architecture and the machine to its makers."""
 
 
