@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from rstar_cli.records import Isolation
+
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -99,6 +101,8 @@ class SandboxConfig(Settings):
     """MiB of memory that a step may take."""
     exec_workers: int = Field(0, ge=0)
     """Sandbox processes; 0: one a core."""
+    isolation: Isolation = "rlimits"
+    """Refuse to run untrusted code with less isolation than this; `rstar doctor` tells what this machine has."""
 
 
 class EngineConfig(Settings):
@@ -122,7 +126,7 @@ class EngineConfig(Settings):
     """Sequences decoded at once; 0: fits the device."""
 
 
-_MACHINE = frozenset({"device", "batch", "exec_workers"})
+_MACHINE = frozenset({"device", "batch", "exec_workers", "isolation"})
 
 
 class SearchConfig(EngineConfig, SandboxConfig):

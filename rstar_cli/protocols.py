@@ -178,10 +178,12 @@ class ExecuteRequest:
     Attributes:
         prefix: code of the steps so far, in order; may be empty.
         branches: per branch, the code of its new steps in order; a branch ends at its first step that fails.
+        tree: whose steps they are; states are shared within a tree alone. Empty: of none, nothing is kept.
     """
 
     prefix: tuple[str, ...]
     branches: tuple[tuple[str, ...], ...]
+    tree: str = ""
 
 
 class StepExecutor(Protocol):
@@ -193,6 +195,9 @@ class StepExecutor(Protocol):
         Branches never see each other's effects. A prefix that fails on replay (it ran well before, so this is rare:
         a timeout on a loaded machine) gives every branch one result `lost`.
         """
+
+    def forget(self, tree: str) -> None:
+        """Free what is kept of a tree: its search is over. May be called from any thread."""
 
     def close(self) -> None:
         """End every process."""

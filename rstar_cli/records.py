@@ -21,6 +21,12 @@ class Verdict(StrEnum):
     ERROR = "error"
 
 
+Isolation = Literal["none", "rlimits", "landlock+seccomp", "full"]
+"""From weak to strong. `full`: a program sees no file, process or network of the host, and makes only the system calls
+that computing needs. `landlock+seccomp`: the same calls; it reads no file but Python's and the system's libraries.
+`rlimits`: bounded memory, time, files and processes; it can read what the user can, and reach the network."""
+
+
 class ExecutionStatus(StrEnum):
     """Outcome of running code."""
 

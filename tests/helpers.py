@@ -70,6 +70,9 @@ class LineExecutor:
             results.append(ExecutionResult(ExecutionStatus.OK, stdout=f"{printed}\n" if printed else ""))
         return results
 
+    def forget(self, tree: str) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

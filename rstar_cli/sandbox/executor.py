@@ -1,4 +1,4 @@
-"""Runs untrusted programs on several zygotes at once."""
+"""Runs untrusted programs on several supervisors at once."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ import socket
 import threading
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
 from rstar_cli.errors import SetupError, UsageError
 from rstar_cli.protocols import ExecuteRequest, ExecutionResult
 from rstar_cli.records import ExecutionStatus
-from rstar_cli.sandbox.worker import Job, Settings, Worker
+from rstar_cli.sandbox.levels import STRENGTH, Isolation, isolation_of
+from rstar_cli.sandbox.worker import Job, Settings, Worker, spare_memory_mb, tree_key
 
 _AHEAD = 2
-"""Requests that a zygote is given at a time: the next one is there when it has finished one."""
+"""Requests that a supervisor is given at a time: the next one is there when it has finished one."""
+_LOOK_AHEAD = 256
+"""Waiting requests among which a worker looks for one that is at home on it."""
 _WINDOW = 32
 """Programs under way for each worker in `run_many`."""
 _ATTEMPTS = 2
@@ -27,14 +31,19 @@ _ATTEMPTS = 2
 class Sandbox:
     """Runs untrusted Python outside our process; a `rstar_cli.protocols.StepExecutor`.
 
-    What contains a program, and what does not: see `rstar_cli.sandbox`. To be used from one thread at a time. Processes
-    start when the first code comes.
+    What contains a program, and what does not: see `rstar_cli.sandbox`. To be used from one thread at a time, `forget`
+    from any. Processes start when the first code comes.
 
     Args:
         workers: programs run at the same time; None for one a core that we may use.
         timeout: seconds of wall clock for a branch's new steps; replaying the prefix has as much again.
         memory_mb: MiB that a program may map beyond the warm interpreter.
         output_bytes: most bytes of standard output a step.
+        tree: hold the states of steps, so that a request runs only what is new; else every branch runs its whole path.
+        states: most states that a worker holds.
+        floor: refuse to run with less isolation than this.
+        without: isolation layers to leave out, for measurements and tests: `pid` (with it all namespaces), `mount`,
+            `landlock`, `seccomp`, `grants`.
 
     Attributes:
         counts: steps and programs executed so far, by status; replayed prefixes are not counted.
@@ -50,15 +59,23 @@ class Sandbox:
         timeout: float = 10.0,
         memory_mb: int = 1024,
         output_bytes: int = 65536,
+        tree: bool = False,
+        states: int = 1024,
+        floor: Isolation = "rlimits",
+        without: Sequence[str] = (),
     ) -> None:
         if workers is None:
             workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if workers < 1 or timeout <= 0 or memory_mb < 1 or output_bytes < 1:
-            raise UsageError("the sandbox needs at least 1 worker, and limits above 0")
+        if workers < 1 or timeout <= 0 or memory_mb < 1 or output_bytes < 1 or states < 2:
+            raise UsageError("the sandbox needs at least 1 worker, 2 states, and limits above 0")
         self.counts: Counter[ExecutionStatus] = Counter()
-        self._settings = Settings(timeout, memory_mb, output_bytes)
-        self._slots: list[dict[bool, Worker]] = [{} for _ in range(workers)]
-        self._waiting: dict[bool, deque[Job]] = {False: deque(), True: deque()}
+        held_mb = spare_memory_mb() // (2 * workers)
+        self._settings = Settings(timeout, memory_mb, output_bytes, states if tree else 0, held_mb, tuple(without))
+        self._floor: Isolation = floor
+        self._workers: list[Worker | None] = [None] * workers
+        self._waiting: deque[Job] = deque()
+        self._homes: dict[str, int] = {}
+        self._forgotten: deque[str] = deque()
         self._selector = selectors.DefaultSelector()
         self._closed = False
 
@@ -72,18 +89,24 @@ class Sandbox:
 
     def close(self) -> None:
         """End every process; the sandbox can't be used again."""
-        for slot in self._slots:
-            for worker in list(slot.values()):
-                self._end(worker)
-        for queue in self._waiting.values():
-            queue.clear()
+        for worker in self._alive():
+            self._end(worker)
+        self._waiting.clear()
         self._selector.close()
         self._closed = True
 
     def layers(self) -> tuple[str, ...]:
-        """Isolation layers that hold on this machine, among `pid`, `net`, `mount`, `user`, `limits`."""
+        """Isolation layers that hold on this machine; see `rstar_cli.sandbox`."""
         self.run("")
-        return next(worker.layers for slot in self._slots for worker in slot.values() if worker.layers is not None)
+        return next(worker.layers for worker in self._alive() if worker.layers is not None)
+
+    def isolation(self) -> Isolation:
+        """How strong they are together."""
+        return isolation_of(self.layers())
+
+    def forget(self, tree: str) -> None:
+        """Drop the states of a tree whose search is over."""
+        self._forgotten.append(tree_key(tree))
 
     def execute(self, requests: Sequence[ExecuteRequest]) -> list[list[list[ExecutionResult]]]:
         """Per request, per branch: the results of its steps up to and with the first failure.
@@ -99,11 +122,11 @@ class Sandbox:
         """
         jobs = [self._submit(request) for request in requests]
         try:
-            while not all(job.done for job in jobs):
+            while any(job.results is None for job in jobs):
                 self._pump()
         finally:
-            self._forget(jobs)
-        return [job.results for job in jobs]
+            self._take_back(jobs)
+        return [job.results or [] for job in jobs]
 
     def run(self, code: str) -> ExecutionResult:
         """Run a whole program."""
@@ -118,7 +141,7 @@ class Sandbox:
         Raises:
             SetupError: the sandbox can't start.
         """
-        feed = _Feed(codes, _WINDOW * len(self._slots))
+        feed = _Feed(codes, _WINDOW * len(self._workers))
         self._selector.register(feed.signal, selectors.EVENT_READ)
         under_way: deque[Job] = deque()
         try:
@@ -126,9 +149,10 @@ class Sandbox:
                 over = feed.over
                 while feed.codes:
                     under_way.append(self._submit(ExecuteRequest((), ((feed.codes.popleft(),),))))
-                while under_way and under_way[0].done:
+                while under_way and (results := under_way[0].results) is not None:
+                    under_way.popleft()
                     feed.room.release()
-                    yield under_way.popleft().results[0][0]
+                    yield results[0][0]
                 if over and not under_way:
                     break
                 self._pump()
@@ -138,23 +162,23 @@ class Sandbox:
             if not self._closed:
                 self._selector.unregister(feed.signal)
             feed.close()
-            self._forget(under_way)
+            self._take_back(under_way)
 
     def _submit(self, request: ExecuteRequest) -> Job:
         job = Job(request)
-        self._waiting[job.scientific].append(job)
+        self._waiting.append(job)
         return job
 
     def _pump(self) -> None:
         """Hand out work, then wait for something to happen, at most a second, and take it in."""
         if self._closed:
             raise RuntimeError("the sandbox is closed")
+        self._drop_forgotten()
         self._hand_out()
-        for slot in self._slots:
-            for worker in slot.values():
-                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.wants_to_write else 0)
-                if self._selector.get_key(worker.socket).events != events:
-                    self._selector.modify(worker.socket, events, worker)
+        for worker in self._alive():
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.wants_to_write else 0)
+            if self._selector.get_key(worker.socket).events != events:
+                self._selector.modify(worker.socket, events, worker)
         for key, events in self._selector.select(1.0):
             if key.data is None:
                 key.fileobj.recv(4096)  # type: ignore[union-attr]  # the feed's signal, a socket
@@ -163,26 +187,50 @@ class Sandbox:
                 key.data.write()
             if events & selectors.EVENT_READ:
                 self._take_in(key.data)
-        for worker in [worker for slot in self._slots for worker in slot.values() if worker.overdue]:
-            self._bury(worker)
+        for worker in self._alive():
+            if worker.overdue:
+                self._bury(worker)
 
     def _hand_out(self) -> None:
-        """Give waiting jobs to workers: first one to each, then one more. A slot runs one kind of zygote at a time."""
-        for ahead in range(1, _AHEAD + 1):
-            for slot in self._slots:
-                busy = [worker for worker in slot.values() if worker.jobs]
-                kinds = [busy[0].scientific] if busy else [False, True]
-                for kind in kinds:
-                    if self._waiting[kind] and sum(len(worker.jobs) for worker in busy) < ahead:
-                        if kind not in slot:
-                            slot[kind] = Worker(self._settings, scientific=kind)
-                            self._selector.register(slot[kind].socket, selectors.EVENT_READ, slot[kind])
-                        slot[kind].give(self._waiting[kind].popleft())
-                        break
+        """Give waiting jobs to workers, to each one more than it works on. A tree's states are where it was last."""
+        for slot, worker in enumerate(self._workers):
+            while self._waiting and (worker is None or len(worker.jobs) < _AHEAD):
+                job = self._pick(slot, idle=worker is None or not worker.jobs)
+                if job is None:
+                    break
+                if worker is None:
+                    worker = self._workers[slot] = Worker(self._settings)
+                    self._selector.register(worker.socket, selectors.EVENT_READ, worker)
+                worker.give(job)
+
+    def _pick(self, slot: int, *, idle: bool) -> Job | None:
+        """Take the first waiting job that is at home on a worker, or at home nowhere; an idle one takes any."""
+        for i, job in enumerate(islice(self._waiting, _LOOK_AHEAD)):
+            if self._homes.get(job.tree, slot) == slot:
+                break
+        else:
+            if not idle:
+                return None
+            i = 0
+        job = self._waiting[i]
+        del self._waiting[i]
+        if self._settings.states and job.request.tree:
+            self._homes[job.tree] = slot
+        return job
+
+    def _drop_forgotten(self) -> None:
+        while self._forgotten:
+            tree = self._forgotten.popleft()
+            self._homes.pop(tree, None)
+            for worker in self._alive():
+                worker.forget(tree)
 
     def _take_in(self, worker: Worker) -> None:
+        fresh = worker.layers is None
         try:
             finished = worker.read()
+            if fresh and worker.layers is not None:
+                self._check_floor(worker.layers)
         except BaseException:
             self._end(worker)
             raise
@@ -192,11 +240,19 @@ class Sandbox:
         for job in finished:
             self._count(job)
 
+    def _check_floor(self, layers: Sequence[str]) -> None:
+        found = isolation_of(layers)
+        if STRENGTH.index(found) < STRENGTH.index(self._floor):
+            raise SetupError(
+                f"this machine isolates programs at level {found!r} ({', '.join(layers)}), below {self._floor!r}",
+                remedy="see `rstar doctor`; allow user namespaces and seccomp, or accept less with --isolation",
+            )
+
     def _count(self, job: Job) -> None:
-        self.counts.update(result.status for results in job.results for result in results)
+        self.counts.update(result.status for results in job.results or [] for result in results)
 
     def _bury(self, worker: Worker) -> None:
-        """End a zygote that is gone or stuck; what it worked on is tried once more, what waited for it just waits."""
+        """End a supervisor that is gone or stuck; what it worked on is tried once more, what waited for it waits."""
         self._end(worker)
         if worker.jobs:
             worker.jobs[0].attempts += 1
@@ -207,21 +263,19 @@ class Sandbox:
                         remedy="check the limits on memory and processes of this machine",
                     )
                 job = worker.jobs.popleft()
-                job.finish()
+                job.lose()
                 self._count(job)
-        for job in reversed(worker.jobs):
-            job.restart()
-            self._waiting[job.scientific].appendleft(job)
+        self._waiting.extendleft(reversed(worker.jobs))
 
-    def _forget(self, jobs: Collection[Job]) -> None:
+    def _take_back(self, jobs: Collection[Job]) -> None:
         """Take back jobs that nobody waits for any more."""
-        for kind, queue in self._waiting.items():
-            self._waiting[kind] = deque(job for job in queue if job not in jobs)
+        self._waiting = deque(job for job in self._waiting if job not in jobs)
+
+    def _alive(self) -> list[Worker]:
+        return [worker for worker in self._workers if worker is not None]
 
     def _end(self, worker: Worker) -> None:
-        for slot in self._slots:
-            if slot.get(worker.scientific) is worker:
-                del slot[worker.scientific]
+        self._workers[self._workers.index(worker)] = None
         self._selector.unregister(worker.socket)
         worker.close()
 

@@ -1,8 +1,9 @@
-"""The host's end of one zygote: starts it, feeds it requests, reads its records. Non-blocking; never runs a program."""
+"""The host's end of one supervisor: starts it, feeds it requests, reads its answers. Non-blocking."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import json
 import os
@@ -20,29 +21,34 @@ import orjson
 from rstar_cli.errors import SetupError
 from rstar_cli.protocols import ExecuteRequest, ExecutionResult
 from rstar_cli.records import ExecutionStatus
-from rstar_cli.sandbox.guest.wire import ERROR_BYTES, RECORD, Record, frame
+from rstar_cli.sandbox.processes.wire import frame, take_frames
 
-_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from guest.zygote import main; main()"
+_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from processes.supervisor import main; main()"
 _LIBRARIES = ("numpy", "sympy", "mpmath", "scipy")
 _SCIENTIFIC = re.compile(rf"(?:^|[;:])[ \t]*(?:import|from)\b[^#\n]*\b(?:{'|'.join(_LIBRARIES)})\b", re.MULTILINE)
 _START_SECONDS = 120.0
-_SLACK_SECONDS = 30.0
-_OUTCOMES = {
-    Record.TIMEOUT: ExecutionStatus.TIMEOUT,
-    Record.KILLED: ExecutionStatus.KILLED,
-    Record.PROTOCOL: ExecutionStatus.PROTOCOL,
-    Record.LOST: ExecutionStatus.LOST,
-}
-_CLAIMABLE = frozenset({"ok", "error", "memory", "denied", "exit", "output_limit"})
+_SLACK_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What every zygote is told: seconds for a branch, MiB for a program, bytes of output for a step."""
+    """What every supervisor is told.
+
+    Attributes:
+        timeout: seconds of wall clock for a branch.
+        memory_mb: MiB that a program may map.
+        output_bytes: most bytes of output of a step.
+        states: most paused processes; 0: none.
+        held_mb: MiB that they may hold together.
+        without: isolation layers to leave out.
+    """
 
     timeout: float
     memory_mb: int
     output_bytes: int
+    states: int
+    held_mb: int
+    without: tuple[str, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -50,76 +56,45 @@ class Job:
     """A request on its way.
 
     Attributes:
+        tree: digest of the request's tree.
         scientific: whether its code imports the scientific libraries.
-        results: as `StepExecutor.execute` returns them.
-        attempts: zygotes that ended while they ran it.
+        results: as `StepExecutor.execute` returns them; None until it is done.
+        attempts: supervisors that ended while they worked on it.
     """
 
     request: ExecuteRequest
+    tree: str = field(init=False)
     scientific: bool = field(init=False)
-    results: list[list[ExecutionResult]] = field(init=False)
+    results: list[list[ExecutionResult]] | None = None
     attempts: int = 0
-    done: bool = False
 
     def __post_init__(self) -> None:
+        self.tree = tree_key(self.request.tree) if self.request.tree else ""
         steps = self.request.prefix + sum(self.request.branches, ())
         self.scientific = any(_SCIENTIFIC.search(code) for code in steps)
-        self.restart()
 
-    def restart(self) -> None:
-        """Forget partial results."""
-        self.results = [[] for _ in self.request.branches]
-
-    def add(self, branch: int, result: ExecutionResult) -> None:
-        """Take a step's result; nothing that comes after a failure counts."""
-        if not self._ended(branch):
-            self.results[branch].append(result)
-
-    def finish(self) -> None:
-        """End the job; branches that are not at their end become `lost`."""
-        for branch in range(len(self.results)):
-            self.add(branch, ExecutionResult(ExecutionStatus.LOST))
-        self.done = True
-
-    def _ended(self, branch: int) -> bool:
-        results = self.results[branch]
-        return len(results) == len(self.request.branches[branch]) or bool(results and not results[-1].ok)
+    def lose(self) -> None:
+        """Give up: every branch is `lost`."""
+        self.results = [[ExecutionResult(ExecutionStatus.LOST)] if branch else [] for branch in self.request.branches]
 
 
-def read_claim(payload: bytes, output_bytes: int) -> tuple[ExecutionStatus, str, str]:
-    """Judge what a program says of a step: (status, stdout, error), or `protocol` for anything but a proper claim.
-
-    A claim is a JSON object of exactly `status` (one that a program can know of itself), `stdout` and `error`, valid
-    Unicode within the byte limits.
-    """
-    refused = ExecutionStatus.PROTOCOL, "", ""
-    try:
-        claim = orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        return refused
-    if not isinstance(claim, dict) or claim.keys() != {"status", "stdout", "error"}:
-        return refused
-    if not all(isinstance(value, str) for value in claim.values()) or claim["status"] not in _CLAIMABLE:
-        return refused
-    if len(claim["stdout"].encode()) > output_bytes or len(claim["error"].encode()) > ERROR_BYTES:
-        return refused
-    return ExecutionStatus(claim["status"]), claim["stdout"], claim["error"]
+def tree_key(tree: str) -> str:
+    """A short name of a tree."""
+    return hashlib.blake2b(tree.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 class Worker:
-    """One zygote, bare or with the scientific libraries, and the requests it has been given.
+    """One supervisor, and the requests it has been given.
 
     Args:
         settings: limits of programs.
-        scientific: whether numpy and sympy are loaded before the forks.
 
     Attributes:
-        jobs: requests given and not answered, in order; the zygote works on the first.
-        layers: isolation layers that hold, once it has started.
+        jobs: requests given and not answered, in order; the supervisor works on the first.
+        layers: isolation layers that hold, once a zygote has started.
     """
 
-    def __init__(self, settings: Settings, *, scientific: bool) -> None:
-        self.scientific = scientific
+    def __init__(self, settings: Settings) -> None:
         self.jobs: deque[Job] = deque()
         self.layers: tuple[str, ...] | None = None
         self._settings = settings
@@ -127,16 +102,16 @@ class Worker:
         self._inbox = bytearray()
         self.socket, theirs = socket.socketpair()
         self.socket.setblocking(False)
+        package = str(Path(__file__).parent)
         told = asdict(settings) | {
             "control": theirs.fileno(),
             "host": os.getpid(),
-            "scientific": scientific,
+            "package": package,
             "paths": _library_paths(),
         }
-        arguments = ["-s", "-P", "-B", "-c", _BOOT, str(Path(__file__).parent), json.dumps(told)]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, *arguments],
+                [sys.executable, "-s", "-P", "-B", "-c", _BOOT, package, json.dumps(told)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -159,7 +134,7 @@ class Worker:
 
     @property
     def overdue(self) -> bool:
-        """Whether the zygote has been silent for longer than its own clock allows: it is stuck."""
+        """Whether the supervisor has been silent for longer than its own clock allows: it is stuck."""
         return bool(self.jobs) and time.monotonic() > self._deadline
 
     def give(self, job: Job) -> None:
@@ -167,8 +142,21 @@ class Worker:
         self.jobs.append(job)
         if len(self.jobs) == 1:
             self._start_clock()
-        request = {"prefix": job.request.prefix, "branches": job.request.branches}
-        self._outbox += frame(json.dumps(request).encode())  # not orjson: code may hold lone surrogates
+        self._send(
+            {
+                "tree": job.tree,
+                "scientific": job.scientific,
+                "prefix": job.request.prefix,
+                "branches": job.request.branches,
+            }
+        )
+
+    def forget(self, tree: str) -> None:
+        """Have the supervisor drop what it holds of a tree, after what it was given so far."""
+        self._send({"forget": tree})
+
+    def _send(self, message: dict[str, object]) -> None:
+        self._outbox += frame(message)
         self.write()
 
     def write(self) -> None:
@@ -179,10 +167,10 @@ class Worker:
                 del self._outbox[:sent]
 
     def read(self) -> list[Job] | None:
-        """Take what has come; returns the jobs that it finished, or None where the zygote is gone.
+        """Take what has come; returns the jobs that it finished, or None where the supervisor is gone.
 
         Raises:
-            SetupError: it says that it can't start.
+            SetupError: it says that no program can be run.
         """
         try:
             data = self.socket.recv(1 << 18)
@@ -193,59 +181,43 @@ class Worker:
         if not data:
             return None
         self._inbox += data
-        return self._take_records()
-
-    def _take_records(self) -> list[Job]:
-        finished, start, size = [], 0, len(self._inbox)
-        while start + RECORD.size <= size:
-            kind, branch, seconds, length = RECORD.unpack_from(self._inbox, start)
-            end = start + RECORD.size + length
-            if end > size:
-                break
-            payload = bytes(self._inbox[start + RECORD.size : end])
-            start = end
-            if kind == Record.DONE:
-                job = self.jobs.popleft()
-                job.finish()
-                finished.append(job)
-                self._start_clock()
-            elif kind == Record.READY:
-                self.layers = tuple(json.loads(payload))
-                self._start_clock()
-            elif kind == Record.FAILED:
+        finished = []
+        for payload in take_frames(self._inbox):
+            answer = orjson.loads(payload)
+            if "failed" in answer:
                 raise SetupError(
-                    f"a sandbox process can't start: {payload.decode(errors='replace')}",
-                    remedy="install the package again: its dependencies are incomplete",
+                    f"a sandbox process can't start: {answer['failed']}",
+                    remedy="see what `rstar doctor` says of the sandbox; check the limits on memory and processes",
                 )
-            else:
-                self.jobs[0].add(branch, self._result(Record(kind), seconds, payload))
-        del self._inbox[:start]
+            self.layers = tuple(answer["layers"])
+            job = self.jobs.popleft()
+            job.results = [
+                [ExecutionResult(ExecutionStatus(status), *rest) for status, *rest in branch]
+                for branch in answer["results"]
+            ]
+            finished.append(job)
+            self._start_clock()
         return finished
 
-    def _result(self, kind: Record, seconds: float, payload: bytes) -> ExecutionResult:
-        if kind is Record.CLAIM:
-            return ExecutionResult(*read_claim(payload, self._settings.output_bytes), seconds)
-        return ExecutionResult(_OUTCOMES[kind], seconds=seconds)
-
     def _start_clock(self) -> None:
-        """Give the first job the time that the zygote may need for it, replays of the prefix included."""
-        if self.layers is None or not self.jobs:
-            return
-        branches = len(self.jobs[0].request.branches)
-        self._deadline = time.monotonic() + _SLACK_SECONDS + 2 * (branches + 1) * (self._settings.timeout + 2)
+        """Give the first job the time that the supervisor may need for it, replays and a zygote's start included."""
+        if self.jobs:
+            branches = len(self.jobs[0].request.branches)
+            seconds = 3 * (branches + 1) * (2 * self._settings.timeout + _SLACK_SECONDS)
+            self._deadline = time.monotonic() + _START_SECONDS + seconds
 
     def close(self) -> None:
-        """End the zygote and all its programs."""
-        self.socket.close()  # the guard sees it and ends everything
+        """End the supervisor and all its programs."""
+        self.socket.close()  # it sees that and ends everything
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            self._process.kill()  # takes the zygote with it
+            self._process.kill()  # takes its zygotes with it
             self._process.wait()
 
 
 def _environment() -> dict[str, str]:
-    """The zygote's environment: nothing of ours but what the dynamic linker needs to start Python."""
+    """The environment of all of it: nothing of ours but what the dynamic linker needs to start Python."""
     env = {
         "PATH": "/usr/bin:/bin",
         "HOME": "/nonexistent",
@@ -264,3 +236,12 @@ def _library_paths() -> list[str]:
     """Where we find the scientific libraries: the zygote gets no PYTHONPATH."""
     specs = [importlib.util.find_spec(name) for name in _LIBRARIES]
     return sorted({str(Path(spec.origin).parent.parent) for spec in specs if spec is not None and spec.origin})
+
+
+def spare_memory_mb() -> int:
+    """MiB of memory that this machine has to spare; a guess where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        return 4096
+    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith("MemAvailable"))

@@ -72,7 +72,7 @@ def expand(tree: Tree, node: Node, candidates: int, growth: Growth) -> Steps:
     runnable = [child for child in drawn if child.valid and child.stop is not StopReason.ANSWER]
     if runnable:
         branches: list[list[ExecutionResult]] = yield ExecuteRequest(
-            codes(node), tuple((child.code,) for child in runnable)
+            codes(node), tuple((child.code,) for child in runnable), tree.prompt.text
         )
         for child, (result,) in zip(runnable, branches, strict=True):
             _executed(child, result, growth)
@@ -123,7 +123,7 @@ def _follow(tree: Tree, node: Node, sample: Sample, growth: Growth) -> Generator
             break
     to_run = [child for child in new if child.valid and child.stop is not StopReason.ANSWER]
     if to_run:
-        (results,) = yield ExecuteRequest(codes(start), (tuple(child.code for child in to_run),))
+        (results,) = yield ExecuteRequest(codes(start), (tuple(child.code for child in to_run),), tree.prompt.text)
         for child, result in zip(to_run, results, strict=False):
             _executed(child, result, growth)
         if len(results) < len(to_run):  # a step failed: what was sampled after it has no state to run on

@@ -243,9 +243,20 @@ def outside_prm(prm: str) -> str | None:
     return None if prm in ("auto", "none") else prm
 
 
-def open_sandbox(config: SandboxConfig) -> Sandbox:
-    """A sandbox as a stage's settings have it."""
-    return Sandbox(workers=config.exec_workers or None, timeout=config.exec_timeout, memory_mb=config.exec_memory)
+def open_sandbox(config: SandboxConfig, *, tree: bool = False) -> Sandbox:
+    """A sandbox as a stage's settings have it.
+
+    Args:
+        config: settings.
+        tree: hold the states of steps: for a search.
+    """
+    return Sandbox(
+        workers=config.exec_workers or None,
+        timeout=config.exec_timeout,
+        memory_mb=config.exec_memory,
+        tree=tree,
+        floor=config.isolation,
+    )
 
 
 def refuse_run_flags(stage: str, **flags: object) -> None:

@@ -214,7 +214,7 @@ class _LazyTools(ExitStack):
         """All tools."""
         if self._tools is None:
             enter, config = self.enter_context, self._config
-            sandbox = enter(open_sandbox(config))
+            sandbox = enter(open_sandbox(config, tree=True))
             grader = enter(Grader(timeout=config.grade_timeout))
             policy = enter(closing(open_policy(config, self._models.policy, self._problems, self.few_shot)))
             prm = self._models.prm

@@ -179,7 +179,7 @@ def _search(task: _Task, config: GenerateConfig, record: StageRecord, title: str
     with Journal(partial(task.output)) as journal, ExitStack() as stack:
         todo = [p for p in task.problems if p.id not in journal.done]
         before = len(task.problems) - len(todo)
-        sandbox = stack.enter_context(open_sandbox(config))
+        sandbox = stack.enter_context(open_sandbox(config, tree=True))
         grader = stack.enter_context(Grader())
         progress = stack.enter_context(StageProgress(title, len(task.problems), done=before))
         policy = stack.enter_context(closing(open_policy(config, task.model, task.problems, task.few_shot)))

@@ -57,8 +57,9 @@ class Tools:
         )
 
     def forget(self, prompt: Segment) -> None:
-        """Free what the models keep of a search that is over."""
+        """Free what models and sandbox keep of a search that is over."""
         self.policy.forget(prompt)
+        self.sandbox.forget(prompt.text)
         if self.scorer is not None:
             self.scorer.forget(prompt)
 

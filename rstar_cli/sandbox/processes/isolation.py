@@ -2,11 +2,12 @@
 
 - `pid`, `net`, `mount`: namespaces of its own, so that programs see no other process, no network, and no file but
   Python's own and the system libraries, read-only (as bubblewrap does it: https://github.com/containers/bubblewrap).
+  With them come those of System V objects and of the host's name.
 - `user`: as root, a user id that nothing else has, or a user namespace as an ordinary user; no capability in any case.
-- `limits`: no file may be written, no core, bounded memory (`program` adds descriptors, CPU time and descendants).
+- `limits`: no file may be written, no core, bounded memory, 64 descriptors (`program` adds CPU time).
 
-Linux only; elsewhere there is `limits` alone. man pages: namespaces(7), pivot_root(2), mount_setattr(2),
-capabilities(7).
+Linux only; elsewhere there is `limits` alone. `landlock` and `seccomp` come on top. man pages: namespaces(7),
+pivot_root(2), mount_setattr(2), capabilities(7).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,9 +31,8 @@ _AT_RECURSIVE = 0x8000
 _MOUNT_READ_ONLY, _MOUNT_NO_SETUID = 1, 2
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 36, 38
 _SIGKILL = 9
+_MADV_COLLAPSE = 25
 _NOBODY = 65534
-_PROCESSES = 64
-"""Most processes of one zygote, where it has a user id or namespace of its own."""
 
 _VISIBLE = (
     "/lib",
@@ -55,18 +56,18 @@ def _call(name: str, *args: object) -> None:
         raise OSError(code, f"{name}: {os.strerror(code)}")
 
 
-def enter_namespaces(extra_paths: Sequence[str]) -> list[str]:
+def enter_namespaces(visible: Sequence[Path], without: Sequence[str]) -> list[str]:
     """Move into namespaces of our own; the pid namespace begins with the next child.
 
     Args:
-        extra_paths: directories that programs may read, beside Python's prefix and the system libraries.
+        visible: what programs may read, from `visible_paths`.
+        without: layers to leave out; naming `pid` leaves out all namespaces.
 
     Returns:
         The layers that were entered.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or "pid" in without:
         return []
-    visible = _visible_paths(extra_paths)
     uid, gid = os.geteuid(), os.getegid()
     try:
         _call("unshare", _NAMESPACES)
@@ -77,7 +78,10 @@ def enter_namespaces(extra_paths: Sequence[str]) -> list[str]:
         except OSError:
             return []
     layers = ["pid", "net"]
+    socket.sethostname("sandbox")
     _close_ipc()
+    if "mount" in without:
+        return layers
     try:
         _private_root(visible)
         layers.append("mount")
@@ -101,8 +105,14 @@ def _close_ipc() -> None:
             return
 
 
-def _visible_paths(extra: Sequence[str]) -> list[Path]:
-    """Existing paths that a program needs, none below another, none of them the root."""
+def visible_paths(extra: Sequence[str]) -> list[Path]:
+    """Existing paths that a program needs, none below another, none of them the root.
+
+    Args:
+        extra: directories that programs may read, beside Python's prefix and the system libraries.
+    """
+    if sys.platform != "linux":
+        return []
     prefixes = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]
     maps = [line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
     libraries = {str(Path(path).parent) for path in maps if path.startswith("/")}
@@ -140,16 +150,21 @@ def _private_root(visible: Sequence[Path]) -> None:
     os.chdir("/")
 
 
-def drop_privileges(*, namespaced: bool) -> list[str]:
+def drop_privileges(namespaces: Sequence[str], processes: int, identity: int) -> list[str]:
     """Give up user id and capabilities for good, and lower the limits that all programs share.
+
+    Args:
+        namespaces: those that were entered.
+        processes: most processes of one zygote, where it has a user id or namespace of its own.
+        identity: below 2**28, of this zygote alone on this machine: as root it becomes the user id.
 
     Returns:
         The layers that hold from now on.
     """
     layers = []
     os.umask(0o077)
-    own_user = sys.platform == "linux" and os.geteuid() == 0 and _become_nobody()
-    if own_user or (namespaced and os.geteuid() == _NOBODY):
+    own_user = sys.platform == "linux" and os.geteuid() == 0 and _become_nobody(identity)
+    if own_user or (namespaces and os.geteuid() == _NOBODY):
         layers.append("user")
     if sys.platform == "linux":
         for capability in range(64):
@@ -157,20 +172,28 @@ def drop_privileges(*, namespaced: bool) -> list[str]:
         header, empty = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
         _call("capset", ctypes.byref(header), ctypes.byref(empty))
         _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)  # no program traces another or the zygote
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
         resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     if layers:
-        _bound_processes()
+        _bound_processes(processes)
     return [*layers, "limits"]
 
 
-def _become_nobody() -> bool:
+def hide_memory() -> None:
+    """Have no process of our user trace this one or read its memory, its forks included.
+
+    Not where calls are filtered: programs can't trace there, and the supervisor looks at their descriptors.
+    """
+    if sys.platform == "linux":
+        _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _become_nobody(identity: int) -> bool:
     """As root: change to a user id that nothing else has, if Python can be read by it."""
-    for uid in (0x70000000 + os.getpid(), _NOBODY):
+    for uid in (0x70000000 + identity, _NOBODY):
         if _readable_as(uid):
             os.setgroups([])
             os.setresgid(uid, uid, uid)
@@ -194,10 +217,10 @@ def _readable_as(uid: int) -> bool:
     return os.waitpid(child, 0)[1] == 0
 
 
-def _bound_processes() -> None:
+def _bound_processes(most: int) -> None:
     """Bound the processes of this user, unless the system counts those of others with ours (before Linux 5.14)."""
     hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-    bound = _PROCESSES if hard == resource.RLIM_INFINITY else min(_PROCESSES, hard)
+    bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(resource.RLIMIT_NPROC, (bound, hard))
     try:
         child = os.fork()
@@ -218,23 +241,40 @@ def open_proc() -> int | None:
         return None
 
 
+def _read(proc: int, name: str) -> str:
+    with open(os.open(f"self/{name}", os.O_RDONLY, dir_fd=proc), encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
 def limit_memory(proc: int | None, allowance: int) -> None:
     """Bound the address space of this process and its forks.
 
     Args:
-        proc: from `open_proc`; closed here. Without it there is no telling what we map, and no limit.
+        proc: from `open_proc`. Without it there is no telling what we map, and no limit.
         allowance: bytes on top of what is mapped now.
     """
     if proc is None:
         return
-    try:
-        statm = os.open("self/statm", os.O_RDONLY, dir_fd=proc)
-    finally:
-        os.close(proc)
-    pages = int(os.read(statm, 200).split()[0])
-    os.close(statm)
-    limit = pages * os.sysconf("SC_PAGE_SIZE") + allowance
+    limit = int(_read(proc, "statm").split()[0]) * os.sysconf("SC_PAGE_SIZE") + allowance
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def collapse_memory(proc: int | None) -> None:
+    """Put our heap on huge pages, where the kernel can (Linux 6.1): a fork then copies far less of the page tables.
+
+    Args:
+        proc: from `open_proc`.
+    """
+    if proc is None:
+        return
+    huge = 2 << 20
+    for line in _read(proc, "maps").splitlines():
+        places, rights, *rest = line.split()
+        if "w" in rights and (len(rest) == 3 or rest[3] == "[heap]"):
+            start, end = (int(place, 16) for place in places.split("-"))
+            start, end = -(-start // huge) * huge, end // huge * huge
+            if start < end:
+                _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_COLLAPSE)
 
 
 def die_with_parent(parent: int) -> None:

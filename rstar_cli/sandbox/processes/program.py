@@ -1,12 +1,15 @@
-"""Runs untrusted code: everything here happens in a process that a zygote forked for one request, and dies with it.
+"""Runs untrusted code: a process waits for orders, forks for each, and the child runs the order's steps.
 
-Once code of a program has run, nothing in the process can be relied on. It may claim what it likes about its own steps,
-on its own socket; the zygote holds the clock and the kill.
+The first process is the zygote. A child that is kept waits in its turn: it holds the interpreter's state after its steps.
+Once code of a program has run, nothing in the process can be relied on: it may claim what it likes about its own steps,
+on its own socket; the supervisor holds the clock and the kill.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import fcntl
 import gc
 import io
 import json
@@ -15,11 +18,11 @@ import resource
 import socket
 import sys
 import types
-from collections.abc import Sequence
-from math import ceil
+from enum import Enum
 from typing import Any, NoReturn
 
-from .wire import ERROR_BYTES, frame
+from . import isolation, seccomp
+from .wire import ERROR_BYTES, HELLO, receive_order, send_claim
 
 _RESERVE_BYTES = 4 << 20
 """Address space set free when memory runs out, so that the claim can be made."""
@@ -27,6 +30,9 @@ _RESERVE_BYTES = 4 << 20
 _DENIED = frozenset({errno.EPERM, errno.EACCES, errno.EROFS, errno.EFBIG})
 """What the kernel answers to a process that asks for more than it may: rights, a read-only root, file size 0."""
 
+
+_FIRST_DESCRIPTOR = 40
+"""Sockets lie above the descriptors of files that a program opens."""
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _REHEARSAL = "import math\nx = sum(i * i for i in range(9))\nprint(f'{x}', math.sqrt(x))"
@@ -113,7 +119,7 @@ def prepare(output_bytes: int) -> Program:
     """
     for _ in range(20):
         status, stdout, error = Program(output_bytes).step(_REHEARSAL)
-        frame(_encode({"status": status, "stdout": stdout, "error": error}).encode("utf-8", "replace"))
+        _claim(status, stdout, error)
     return Program(output_bytes)
 
 
@@ -153,73 +159,81 @@ def _own_line(exc: BaseException, name: str) -> int | None:
     return line
 
 
-def serve(
-    replies: Sequence[socket.socket],
-    program: Program,
-    prefix: Sequence[str],
-    branches: Sequence[Sequence[str]],
-    timeout: float,
-) -> NoReturn:
-    """Be the program of one request: run the prefix, then every branch in a fork of that state, the last one here.
+class Forks(Enum):
+    """How a program is kept from forking."""
+
+    GRANTED = 1
+    """The supervisor grants forks one by one; states can be kept."""
+    FILTERED = 2
+    """A second filter in every child."""
+    LIMITED = 3
+    """The limit on processes."""
+
+
+def serve(sock: socket.socket, program: Program, forks: Forks) -> NoReturn:
+    """Obey orders for ever: fork; the child runs the steps, and is the next to wait, if it is not killed.
 
     Args:
-        replies: a socket to the zygote for each branch; no other descriptor beyond 0 to 2 is open. Where there is a
-            prefix, an empty frame on the first says that it ran.
+        sock: where orders come.
         program: one that has run nothing.
-        prefix: code of the common steps.
-        branches: code of each branch's steps, at least one branch.
-        timeout: seconds of wall clock for prefix and branch each.
+        forks: how children are kept from forking.
     """
-    leave = os._exit
+    leave, fork = os._exit, ctypes.PyDLL(None).fork  # not os.fork: it calls what programs register, reseeds `random`
+    depth = sys.getrecursionlimit() + _depth()  # programs get the depth that plain Python gives
+    in_namespace = os.getpid() == 1
     try:
-        forks = _restrict(timeout)
-        sys.setrecursionlimit(sys.getrecursionlimit() + _depth())  # programs get the depth that plain Python gives
-        for code in prefix:
-            if program.step(code)[0] != "ok":
-                leave(0)
-        if prefix:
-            replies[0].sendall(frame(b""))
-        for i, reply in enumerate(replies[:-1]):
-            resource.setrlimit(resource.RLIMIT_NPROC, (forks, forks))
-            child = os.fork()
-            if child == 0:
-                for other in replies[i + 1 :]:
-                    other.close()  # before the branch's code runs: it answers for itself alone
-                _branch(program, reply, branches[i])
-                leave(0)
-            resource.setrlimit(resource.RLIMIT_NPROC, (0, forks))
-            reply.close()
-            os.waitpid(child, 0)
-        _branch(program, replies[-1], branches[-1])
+        while (received := receive_order(sock)) is not None:
+            order, descriptor = received
+            if fork():
+                os.close(descriptor)
+                continue
+            zygote = os.getppid()
+            sock.close()
+            sock = socket.socket(fileno=fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_DESCRIPTOR))
+            os.close(descriptor)
+            if not in_namespace:
+                isolation.die_with_parent(zygote)
+            _restrict(forks, order["cpu"])
+            sock.send(HELLO)
+            sys.setrecursionlimit(depth)
+            _run(sock, program, order)
     finally:
         leave(0)
 
 
-def _depth() -> int:
-    """Frames below a step's code that a plain script does not have."""
-    depth, frame_ = 3, sys._getframe()  # and the calls of exec and of the step's own frame, in C
-    while frame_.f_back is not None:
-        depth, frame_ = depth + 1, frame_.f_back
-    return depth
+def _restrict(forks: Forks, cpu: int) -> None:
+    """Lower the limits of a new process; `cpu` in seconds."""
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
+    if forks is Forks.FILTERED:
+        seccomp.forbid_forks()
+    elif forks is Forks.LIMITED:
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 
 
-def _branch(program: Program, reply: socket.socket, steps: Sequence[str]) -> None:
-    """Run a branch's steps, with one claim each, up to the first that fails."""
-    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-    for code in steps:
+def _run(sock: socket.socket, program: Program, order: dict[str, Any]) -> None:
+    """Run steps up to the first that fails, with a claim for each, and one for those that only restore a state."""
+    steps, replay = order["steps"], order["replay"]
+    for code in steps[:replay]:
+        status, _, error = program.step(code)
+        if status != "ok":
+            send_claim(sock, _claim(status, "", error))
+            return
+    if replay:
+        send_claim(sock, _claim("ok", "", ""))
+    for code in steps[replay:]:
         status, stdout, error = program.step(code)
-        claim = {"status": status, "stdout": stdout, "error": error}
-        reply.sendall(frame(_encode(claim).encode("utf-8", "replace")))
+        send_claim(sock, _claim(status, stdout, error))
         if status != "ok":
             return
 
 
-def _restrict(timeout: float) -> int:
-    """Lower our limits; returns the number of processes that we may raise our own limit to again."""
-    os.setsid()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-    seconds = 2 * ceil(timeout) + 2  # behind the zygote's clock, for prefix and branch
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    forks = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-    resource.setrlimit(resource.RLIMIT_NPROC, (0, forks))
-    return forks
+def _claim(status: str, stdout: str, error: str) -> bytes:
+    return _encode({"status": status, "stdout": stdout, "error": error}).encode("utf-8", "replace")
+
+
+def _depth() -> int:
+    """Frames below a step's code that a plain script does not have."""
+    depth, frame = 5, sys._getframe()  # and the calls of exec, of the run's and of the step's own frames
+    while frame.f_back is not None:
+        depth, frame = depth + 1, frame.f_back
+    return depth

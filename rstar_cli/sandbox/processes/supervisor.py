@@ -1,0 +1,257 @@
+"""The supervisor: small, trusted, one for each core. It answers the host's requests one by one.
+
+Two zygotes, started when first needed: a bare one, and one with numpy and sympy, whose forks cost more. A request is
+answered from the deepest state on its path that is held; what is missing is run again. Where states can't be held
+every branch runs its whole path in a fork of the zygote: the portable way, slower and the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from math import ceil
+from typing import Any
+
+from . import isolation
+from .claims import PROTOCOL, read_claim
+from .held import Held, State, path_keys
+from .wire import Stream, frame
+from .zygotes import ClaimError, HostGoneError, Process, StartError, Zygote, ZygoteError, usage
+
+_MARGIN = 64
+"""Processes and descriptors for all that is no held state."""
+_CPU_TIMEOUTS = 100
+"""CPU time that the programs of one tree may take together, in timeouts."""
+_ATTEMPTS = 3
+"""How often a branch is tried where its parent, or the zygote, was found dead."""
+
+Result = tuple[str, str, str, float]
+"""Status, stdout, error, seconds of wall clock."""
+LOST: Result = ("lost", "", "", 0.0)
+
+
+def main() -> None:
+    """Entry point: argv holds our import path, then the settings as JSON.
+
+    Settings: `control` (descriptor of the socket to the host), `host` (its pid), `timeout`, `memory_mb`,
+    `output_bytes`, `states` and `held_mb` (bounds on what is held, 0: nothing), `paths`, `without`, `package`.
+    """
+    settings = json.loads(sys.argv[2])
+    host = Stream(socket.socket(fileno=settings["control"]))
+    watch = os.pidfd_open(settings["host"])
+    if os.getppid() != settings["host"]:
+        return
+    os.set_inheritable(settings["control"], False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the host that is interrupted
+    isolation.adopt_orphans()
+    supervisor = Supervisor(settings, [settings["control"], watch])
+    with contextlib.suppress(HostGoneError, BrokenPipeError, ConnectionError):
+        supervisor.serve(host)
+    supervisor.close()
+
+
+class Supervisor:
+    """Answers requests.
+
+    Args:
+        settings: see `main`.
+        hangups: descriptors that tell when the host ends.
+    """
+
+    def __init__(self, settings: dict[str, Any], hangups: list[int]) -> None:
+        self._timeout: float = settings["timeout"]
+        self._output_bytes: int = settings["output_bytes"]
+        self._claim_bytes = 6 * self._output_bytes + 20_000  # JSON writes a control character in six bytes
+        self._cpu = 2 * ceil(self._timeout) + 2  # behind our clock, for replay and branch
+        self._hangups = hangups
+        states = min(settings["states"], _raise_descriptors() // 2 - _MARGIN)
+        self._keeps = settings["states"] > 0
+        self._held = Held(max(states, 2), (settings["held_mb"] << 20) // resource.getpagesize())
+        self._told = {
+            "package": settings["package"],
+            "paths": settings["paths"],
+            "without": settings["without"],
+            "memory_mb": settings["memory_mb"],
+            "output_bytes": self._output_bytes,
+            "environment": dict(os.environ),
+            "processes": max(states, 2) + _MARGIN,
+        }
+        self._zygotes: dict[bool, Zygote] = {}
+
+    def serve(self, host: Stream) -> None:
+        """Answer requests until the host hangs up."""
+        while (request := host.read()) is not None:
+            if "forget" in request:
+                self._held.forget(request["forget"])
+                continue
+            try:
+                answer = self._answer(request)
+            except StartError as exc:
+                host.socket.sendall(frame({"failed": str(exc)}))
+                return
+            host.socket.sendall(frame(answer))
+            if not host.pending():
+                self._reap()
+
+    def close(self) -> None:
+        """End every process."""
+        for zygote in self._zygotes.values():
+            zygote.close()
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        scientific, branches = request["scientific"], request["branches"]
+        results: list[list[Result]] = []
+        for branch in branches:
+            shared = len(branches) > 1
+            results.append(self._branch(scientific, request["tree"], request["prefix"], branch, shared))
+            if results[-1] == [LOST]:  # the prefix does not run: neither will it for the other branches
+                results += [[LOST]] * (len(branches) - len(results))
+                break
+        return {"results": results, "layers": self._zygote(scientific).layers}
+
+    def _branch(self, scientific: bool, tree: str, prefix: list[str], branch: list[str], shared: bool) -> list[Result]:
+        """Run a branch, if need be again; its steps' results up to and with the first failure."""
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._try_branch(self._zygote(scientific), scientific, tree, prefix, branch, shared)
+            except _DeadParentError as dead:
+                self._held.lose(dead.state)
+            except ZygoteError:
+                self._bury(scientific)
+        return [LOST]
+
+    def _try_branch(
+        self, zygote: Zygote, scientific: bool, tree: str, prefix: list[str], branch: list[str], shared: bool
+    ) -> list[Result]:
+        if not branch:
+            return []
+        if not (self._keeps and zygote.grants and tree):
+            return self._run(zygote, None, prefix, branch)
+        if self._held.account(tree).seconds > _CPU_TIMEOUTS * self._timeout:
+            return [("timeout", "", "", 0.0)]
+        keys = path_keys(str(scientific), tree, prefix + branch)
+        depth, state = self._held.nearest(keys[: len(prefix) + 1])
+        if depth < len(prefix) and shared:
+            # hold the prefix's own state, for all branches; for one branch alone a fork costs more than it saves
+            if self._run(zygote, state, prefix[depth:], [], keep=(keys[len(prefix)], tree)):
+                return [LOST]
+            depth, state = self._held.nearest(keys[: len(prefix) + 1])
+        # of a chain of steps no state is held: it ran to its end, or will be gone through again from a step within
+        return self._run(zygote, state, prefix[depth:], branch, keep=(keys[-1] if len(branch) == 1 else b"", tree))
+
+    def _run(
+        self,
+        zygote: Zygote,
+        state: State | None,
+        replay: list[str],
+        steps: list[str],
+        keep: tuple[bytes, str] | None = None,
+    ) -> list[Result]:
+        """Fork a process from a state (None: the zygote itself) and have it replay steps, then run others.
+
+        Args:
+            keep: key and tree of the state that it comes to: held where there is a key; the tree is charged.
+
+        Returns:
+            The new steps' results up to and with the first failure; `[LOST]` where the replay failed.
+
+        Raises:
+            _DeadParentError: there is no forking from this state.
+            ZygoteError: the zygote has to be given up.
+        """
+        key, tree = keep or (b"", "")
+        order = {"steps": replay + steps, "replay": len(replay), "cpu": self._cpu}
+        process = zygote.fork(state.process if state is not None else zygote.root, order)
+        if process is None:
+            raise _DeadParentError(state)
+        try:
+            results = self._claims(zygote, process, replay=bool(replay), steps=len(steps))
+        except ZygoteError:
+            process.close()
+            raise
+        ran = all(result[0] == "ok" for result in results)
+        pages = self._charge(process, tree) if keep is not None else None
+        if key and ran and pages is not None and zygote.stop(process):
+            self._held.add(State(key, tree, zygote, process, pages))
+        else:
+            zygote.end(process)
+        if replay and results[0][0] != "ok":
+            return [LOST]
+        return results[1:] if replay else results
+
+    def _claims(self, zygote: Zygote, process: Process, *, replay: bool, steps: int) -> list[Result]:
+        """Hear a process: what it claims of its replay as a whole, then of each step, up to the first failure."""
+        results: list[Result] = []
+        started = time.monotonic()
+        deadline = started + self._timeout
+        for i in range(replay + steps):
+            if i == 1 and replay:
+                deadline = started + self._timeout
+            try:
+                payload = zygote.read(process, deadline, self._claim_bytes)
+                claim = ("killed", "", "") if payload is None else read_claim(payload, self._output_bytes)
+            except TimeoutError:
+                claim = ("timeout", "", "")
+            except ClaimError:
+                claim = PROTOCOL
+            now = time.monotonic()
+            results.append((*claim, now - started))
+            started = now
+            if claim[0] != "ok":
+                break
+        return results
+
+    def _charge(self, process: Process, tree: str) -> int | None:
+        """Charge a tree for what a process has used; returns the process's pages, or None if it is gone."""
+        try:
+            used = usage(process.pid)
+        except OSError:
+            return None
+        self._held.account(tree).seconds += used.seconds
+        return used.pages
+
+    def _zygote(self, scientific: bool) -> Zygote:
+        if scientific not in self._zygotes:
+            identity = 2 * os.getpid() + scientific
+            told = {**self._told, "scientific": scientific, "identity": identity}
+            self._zygotes[scientific] = Zygote(told, self._hangups)
+        return self._zygotes[scientific]
+
+    def _reap(self) -> None:
+        for scientific, zygote in list(self._zygotes.items()):
+            try:
+                zygote.reap()
+            except ZygoteError:
+                self._bury(scientific)
+
+    def _bury(self, scientific: bool) -> None:
+        """End a zygote that is gone or out of control, and with it all that came of it."""
+        zygote = self._zygotes.pop(scientific, None)
+        if zygote is not None:
+            zygote.close()
+            self._held.bury(zygote)
+
+
+class _DeadParentError(Exception):
+    """A held process does not fork: it has died, or does not obey."""
+
+    def __init__(self, state: State | None) -> None:
+        super().__init__()
+        assert state is not None, "the zygote's own failure is another error"  # noqa: S101
+        self.state = state
+
+
+def _raise_descriptors() -> int:
+    """Raise our limit on descriptors as far as we may; returns it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = min(hard, 1 << 16) if hard != resource.RLIM_INFINITY else 1 << 16
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        return most
+    return soft
