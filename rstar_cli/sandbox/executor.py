@@ -15,8 +15,8 @@ from typing import Self
 
 from rstar_cli.errors import SetupError, UsageError
 from rstar_cli.protocols import ExecuteRequest, ExecutionResult
-from rstar_cli.records import ExecutionStatus
-from rstar_cli.sandbox.levels import STRENGTH, Isolation, isolation_of
+from rstar_cli.records import ExecutionStatus, Isolation
+from rstar_cli.sandbox.levels import STRENGTH, isolation_of
 from rstar_cli.sandbox.worker import Job, Settings, Worker, spare_memory_mb, tree_key
 
 _AHEAD = 2
@@ -205,13 +205,10 @@ class Sandbox:
 
     def _pick(self, slot: int, *, idle: bool) -> Job | None:
         """Take the first waiting job that is at home on a worker, or at home nowhere; an idle one takes any."""
-        for i, job in enumerate(islice(self._waiting, _LOOK_AHEAD)):
-            if self._homes.get(job.tree, slot) == slot:
-                break
-        else:
-            if not idle:
-                return None
-            i = 0
+        near = enumerate(islice(self._waiting, _LOOK_AHEAD))
+        i = next((i for i, job in near if self._homes.get(job.tree, slot) == slot), 0 if idle else None)
+        if i is None:
+            return None
         job = self._waiting[i]
         del self._waiting[i]
         if self._settings.states and job.request.tree:

@@ -14,7 +14,7 @@ _FILTERED = frozenset({"landlock", "seccomp", "limits"})
 
 
 def isolation_of(layers: Collection[str]) -> Isolation:
-    """The level that layers come to. With a root of its own a program has no use for Landlock, which old kernels lack."""
+    """The level that layers come to. Where programs have a root of their own it does not hang on Landlock."""
     if set(layers) >= _FULL:
         return "full"
     if set(layers) >= _FILTERED:

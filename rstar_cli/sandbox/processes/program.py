@@ -1,6 +1,6 @@
 """Runs untrusted code: a process waits for orders, forks for each, and the child runs the order's steps.
 
-The first process is the zygote. A child that is kept waits in its turn: it holds the interpreter's state after its steps.
+The first process is the zygote. A child that is kept waits in its turn: it holds the state after its steps.
 Once code of a program has run, nothing in the process can be relied on: it may claim what it likes about its own steps,
 on its own socket; the supervisor holds the clock and the kill.
 """

@@ -172,7 +172,7 @@ class Listener:
         except OSError:
             return False  # it has died since
         identity, pid = struct.unpack_from("QI", notice)
-        allowed = pid == granted
+        allowed: bool = pid == granted
         # going on with the call is safe: what the filter judged lies in registers
         answer = struct.pack("QqiI", identity, 0, 0 if allowed else -errno.EPERM, _CONTINUE if allowed else 0)
         try:

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
@@ -54,6 +55,23 @@ def main() -> None:
     with contextlib.suppress(HostGoneError, BrokenPipeError, ConnectionError):
         supervisor.serve(host)
     supervisor.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where branches start: a path in a tree.
+
+    Attributes:
+        scientific: which zygote it needs.
+        tree: whose states it shares; empty: nobody's.
+        prefix: the steps so far.
+        shared: whether several branches start here.
+    """
+
+    scientific: bool
+    tree: str
+    prefix: list[str]
+    shared: bool
 
 
 class Supervisor:
@@ -104,40 +122,39 @@ class Supervisor:
         for zygote in self._zygotes.values():
             zygote.close()
 
-    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        scientific, branches = request["scientific"], request["branches"]
+    def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        branches = asked["branches"]
+        start = _Start(asked["scientific"], asked["tree"], asked["prefix"], shared=len(branches) > 1)
         results: list[list[Result]] = []
         for branch in branches:
-            shared = len(branches) > 1
-            results.append(self._branch(scientific, request["tree"], request["prefix"], branch, shared))
+            results.append(self._branch(start, branch))
             if results[-1] == [LOST]:  # the prefix does not run: neither will it for the other branches
                 results += [[LOST]] * (len(branches) - len(results))
                 break
-        return {"results": results, "layers": self._zygote(scientific).layers}
+        return {"results": results, "layers": self._zygote(start.scientific).layers}
 
-    def _branch(self, scientific: bool, tree: str, prefix: list[str], branch: list[str], shared: bool) -> list[Result]:
+    def _branch(self, start: _Start, branch: list[str]) -> list[Result]:
         """Run a branch, if need be again; its steps' results up to and with the first failure."""
         for _ in range(_ATTEMPTS):
             try:
-                return self._try_branch(self._zygote(scientific), scientific, tree, prefix, branch, shared)
+                return self._try_branch(self._zygote(start.scientific), start, branch)
             except _DeadParentError as dead:
                 self._held.lose(dead.state)
             except ZygoteError:
-                self._bury(scientific)
+                self._bury(start.scientific)
         return [LOST]
 
-    def _try_branch(
-        self, zygote: Zygote, scientific: bool, tree: str, prefix: list[str], branch: list[str], shared: bool
-    ) -> list[Result]:
+    def _try_branch(self, zygote: Zygote, start: _Start, branch: list[str]) -> list[Result]:
+        prefix, tree = start.prefix, start.tree
         if not branch:
             return []
         if not (self._keeps and zygote.grants and tree):
             return self._run(zygote, None, prefix, branch)
         if self._held.account(tree).seconds > _CPU_TIMEOUTS * self._timeout:
             return [("timeout", "", "", 0.0)]
-        keys = path_keys(str(scientific), tree, prefix + branch)
+        keys = path_keys(str(start.scientific), tree, prefix + branch)
         depth, state = self._held.nearest(keys[: len(prefix) + 1])
-        if depth < len(prefix) and shared:
+        if depth < len(prefix) and start.shared:
             # hold the prefix's own state, for all branches; for one branch alone a fork costs more than it saves
             if self._run(zygote, state, prefix[depth:], [], keep=(keys[len(prefix)], tree)):
                 return [LOST]
@@ -156,6 +173,10 @@ class Supervisor:
         """Fork a process from a state (None: the zygote itself) and have it replay steps, then run others.
 
         Args:
+            zygote: what it descends from.
+            state: what is forked.
+            replay: steps that restore a state; heard of only as a whole.
+            steps: new steps.
             keep: key and tree of the state that it comes to: held where there is a key; the tree is charged.
 
         Returns:

@@ -158,7 +158,7 @@ class Zygote:
             ours.close()
             raise StartError("a process ended at its start") from exc
         self._poll.unregister(ours)
-        ready = json.loads(data) if data else {"failed": "it ended"}
+        ready: dict[str, Any] = json.loads(data) if data else {"failed": "it ended"}
         if "failed" in ready:
             ours.close()
             raise StartError(ready["failed"])
