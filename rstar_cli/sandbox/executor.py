@@ -254,7 +254,7 @@ class Sandbox:
         if worker.jobs:
             worker.jobs[0].attempts += 1
             if worker.jobs[0].attempts >= _ATTEMPTS:
-                if worker.layers is None:
+                if not worker.started:
                     raise SetupError(
                         "a sandbox process ended at its start",
                         remedy="check the limits on memory and processes of this machine",

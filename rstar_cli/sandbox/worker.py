@@ -91,11 +91,13 @@ class Worker:
 
     Attributes:
         jobs: requests given and not answered, in order; the supervisor works on the first.
-        layers: isolation layers that hold, once a zygote has started.
+        started: whether the supervisor has.
+        layers: isolation layers that hold, once it has answered.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.jobs: deque[Job] = deque()
+        self.started = False
         self.layers: tuple[str, ...] | None = None
         self._settings = settings
         self._outbox = bytearray()
@@ -184,6 +186,9 @@ class Worker:
         finished = []
         for payload in take_frames(self._inbox):
             answer = orjson.loads(payload)
+            if "started" in answer:
+                self.started = True
+                continue
             if "failed" in answer:
                 raise SetupError(
                     f"a sandbox process can't start: {answer['failed']}",

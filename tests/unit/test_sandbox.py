@@ -16,29 +16,31 @@ from hypothesis import strategies as st
 from rstar_cli.protocols import ExecuteRequest, ExecutionResult
 from rstar_cli.records import ExecutionStatus
 from rstar_cli.sandbox import Sandbox
-from rstar_cli.sandbox.worker import Job, read_claim
+from rstar_cli.sandbox.processes.claims import read_claim
+from rstar_cli.sandbox.worker import Job
 from tests.helpers import shared
 
 OK = ExecutionStatus.OK
 OUTPUT_BYTES = 4096
+TREE = "a tree"
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(workers=1, timeout=20, memory_mb=256, output_bytes=OUTPUT_BYTES) as sandbox:
+@pytest.fixture(scope="module", params=[False, True], ids=["one-shot", "tree"])
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    with Sandbox(workers=1, timeout=20, memory_mb=256, output_bytes=OUTPUT_BYTES, tree=request.param) as sandbox:
         yield sandbox
 
 
-@pytest.fixture(scope="module")
-def hasty() -> Iterator[Sandbox]:
+@pytest.fixture(scope="module", params=[False, True], ids=["one-shot", "tree"])
+def hasty(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     """One that waits half a second: enough for steps that print a word, on a busy machine too."""
-    with Sandbox(workers=1, timeout=0.5) as sandbox:
+    with Sandbox(workers=1, timeout=0.5, tree=request.param) as sandbox:
         sandbox.run("")
         yield sandbox
 
 
 def branch(sandbox: Sandbox, *steps: str, prefix: tuple[str, ...] = ()) -> list[ExecutionResult]:
-    return sandbox.execute([ExecuteRequest(prefix, (steps,))])[0][0]
+    return sandbox.execute([ExecuteRequest(prefix, (steps,), TREE)])[0][0]
 
 
 class TestStatuses:
@@ -74,7 +76,11 @@ class TestStatuses:
             ("import sys\nsys.exit(0)", "exit", "SystemExit: 0 (line 2)"),
             ("quit()", "exit", "SystemExit: None (line 1)"),
             ("import os\nos._exit(0)", "killed", ""),
-            ("import os\nos.kill(os.getpid(), 9)", "killed", ""),
+            ("import os\nos.kill(os.getpid(), 9)", "denied", None),
+            ("import os\nos.abort()", "killed", ""),
+            ("import os\nos.fork()", "denied", None),
+            ("import subprocess\nsubprocess.run('true')", "denied", None),
+            ("import socket\nsocket.socket()", "denied", None),
             ("import ctypes\nctypes.string_at(0)", "killed", ""),
             ("while True: print('y' * 1000)", "output_limit", None),
             ("print('x' * 5000)", "output_limit", None),
@@ -108,7 +114,7 @@ class TestStatuses:
         assert time.monotonic() - started < 10
 
     def test_prefix_that_fails_gives_each_branch_one_lost(self, sandbox: Sandbox) -> None:
-        request = ExecuteRequest(("x = 1", "1 / 0"), (("print(x)", "print(x)"), ("x",)))
+        request = ExecuteRequest(("x = 1", "1 / 0"), (("print(x)", "print(x)"), ("x",)), TREE)
         results = sandbox.execute([request])[0]
         assert [[result.status for result in steps] for steps in results] == [["lost"], ["lost"]]
 
@@ -123,7 +129,7 @@ class TestState:
             ("import builtins\nbuiltins.len = None\nx.clear()",),
             ("print(len(f()), math.pi > 3)",),
         )
-        results = sandbox.execute([ExecuteRequest(prefix, branches)])[0]
+        results = sandbox.execute([ExecuteRequest(prefix, branches, TREE)])[0]
         assert [[result.stdout for result in steps] for steps in results] == [
             ["[1, 2]\n", "2\n"],
             ["[1]\n", "5 3.141592653589793\n"],
@@ -144,7 +150,7 @@ class TestState:
             ("print(x + 1)",),
             ("print(x + 2)",),
         )
-        results = hasty.execute([ExecuteRequest(("x = 1",), branches)])[0]
+        results = hasty.execute([ExecuteRequest(("x = 1",), branches, TREE)])[0]
         assert [[(result.status, result.stdout) for result in steps] for steps in results] == [
             [("ok", "1\n")],
             [("ok", "kept\n"), ("timeout", "")],
@@ -153,8 +159,9 @@ class TestState:
         ]
 
     def test_a_branch_that_dies_disturbs_no_sibling(self, sandbox: Sandbox) -> None:
-        killer = "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nos.kill(os.getpid(), signal.SIGKILL)"
-        results = sandbox.execute([ExecuteRequest(("x = 1",), ((killer,), ("print(x)",), (killer,), ("print(x)",)))])[0]
+        dies = "import ctypes\nctypes.string_at(0)"
+        branches = ((dies,), ("print(x)",), (dies,), ("print(x)",))
+        results = sandbox.execute([ExecuteRequest(("x = 1",), branches, TREE)])[0]
         assert [steps[0].status for steps in results] == ["killed", "ok", "killed", "ok"]
 
     def test_nothing_to_run(self, sandbox: Sandbox) -> None:
@@ -180,7 +187,7 @@ class TestState:
         whole = branch(sandbox, *steps)
         assert [result.stdout for result in whole] == [f"{sum(values[: i + 1])}\n" for i in range(len(values))]
         if rest:
-            parts = sandbox.execute([ExecuteRequest(prefix, (rest, rest))])[0]
+            parts = sandbox.execute([ExecuteRequest(prefix, (rest, rest), TREE)])[0]
             assert [[r.stdout for r in part] for part in parts] == [[r.stdout for r in whole[split:]]] * 2
 
 
@@ -194,7 +201,7 @@ class TestDeterminism:
     def test_the_random_state_survives_forks(self, sandbox: Sandbox) -> None:
         draw = "print(random.random())"
         branches = ((draw,), (draw,), (draw,))
-        forked = sandbox.execute([ExecuteRequest(("import random", "random.seed(7)", draw), branches)])[0]
+        forked = sandbox.execute([ExecuteRequest(("import random", "random.seed(7)", draw), branches, TREE)])[0]
         straight = branch(sandbox, "import random\nrandom.seed(7)", draw, draw)[2]
         assert {steps[0].stdout for steps in forked} == {straight.stdout}
 
@@ -253,8 +260,9 @@ class TestSources:
         plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         assert int(plain) <= int(sandbox.run(code).stdout) <= int(plain) + 5
 
-    def test_more_branches_than_a_base_takes(self, sandbox: Sandbox) -> None:
-        results = sandbox.execute([ExecuteRequest(("x = 1",), tuple((f"print(x + {i})",) for i in range(150)))])[0]
+    def test_many_branches(self, sandbox: Sandbox) -> None:
+        branches = tuple((f"print(x + {i})",) for i in range(150))
+        results = sandbox.execute([ExecuteRequest(("x = 1",), branches, TREE)])[0]
         assert [steps[0].stdout for steps in results] == [f"{i + 1}\n" for i in range(150)]
 
     def test_scientific_only_where_imported(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -56,6 +57,12 @@ def open_descriptors() -> set[str]:
 
 def all_processes() -> set[tuple[int, int]]:
     return processes(0)
+
+
+@functools.cache
+def level_of_this_machine() -> str:
+    with Sandbox(workers=1) as sandbox:
+        return sandbox.isolation()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
@@ -136,7 +143,8 @@ class TestZygotesThatDie:
         killed: list[int] = []
 
         def kill_when_it_runs(worker: Worker, job: Job) -> None:
-            assert wait_until(lambda: worker.layers is not None and worker.jobs[0] is job, 30)
+            assert wait_until(lambda: worker.jobs[0] is job, 30)
+            time.sleep(0.5)  # it has come to the supervisor
             killed.append(worker._process.pid)
             worker._process.kill()
 
@@ -164,7 +172,11 @@ class TestZygotesThatDie:
             sandbox.run("print(1)")
 
     def test_zygotes_say_why_they_cant_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        boot = worker_module._BOOT.replace("from guest", "sys.modules['sympy'] = None; from guest")
+        spoilt = "sys.modules['sympy'] = None; from processes.zygote"
+        boot = worker_module._BOOT.replace(
+            "main()",
+            f"import processes.zygotes as z; z._BOOT = z._BOOT.replace('from processes.zygote', {spoilt!r}); main()",
+        )
         monkeypatch.setattr(worker_module, "_BOOT", boot)
         with Sandbox(workers=1) as sandbox:
             assert sandbox.run("print(1)").ok
@@ -178,7 +190,9 @@ class TestLeftovers:
         executor.close()
         executor.close()
 
-    @pytest.mark.parametrize("bad", [{"workers": 0}, {"timeout": 0}, {"memory_mb": 0}, {"output_bytes": -1}])
+    @pytest.mark.parametrize(
+        "bad", [{"workers": 0}, {"timeout": 0}, {"memory_mb": 0}, {"output_bytes": -1}, {"states": 1}]
+    )
     def test_limits_out_of_range(self, bad: dict[str, int]) -> None:
         with pytest.raises(UsageError):
             Sandbox(**bad)  # type: ignore[arg-type]
@@ -207,14 +221,14 @@ class TestLeftovers:
     def test_host_killed(self, code: str) -> None:
         script = (
             "import sys\nfrom rstar_cli.sandbox import Sandbox\nfrom rstar_cli.protocols import ExecuteRequest\n"
-            "box = Sandbox(workers=2, timeout=60)\nbox.run('')\nprint('ready', flush=True)\n"
-            f"box.execute([ExecuteRequest(('x = 1',), (({code!r},),) * 2)] * 4)"
+            "box = Sandbox(workers=2, timeout=60, tree=True)\nbox.run('')\nprint('ready', flush=True)\n"
+            f"box.execute([ExecuteRequest(('x = 1',), (({code!r},),) * 2, 'tree')] * 4)"
         )
         host = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
         assert host.stdout is not None
         try:
             assert host.stdout.readline() == "ready\n"
-            # per worker: guard, zygote, the prefix's process and the branch's
+            # per worker: supervisor, zygote, the prefix's process and the branch's
             assert wait_until(lambda: len(processes(host.pid)) >= 8, 20)
             children = processes(host.pid)
         finally:
@@ -242,33 +256,47 @@ class TestLeftovers:
             host.stdout.close()
 
 
-class TestWithoutNamespaces:
-    """Where the system refuses them, programs run all the same, and still leave nothing."""
+@pytest.mark.parametrize(
+    ("without", "level"),
+    [
+        (("pid",), "landlock+seccomp"),
+        (("mount",), "landlock+seccomp"),
+        (("grants",), "full"),
+        (("pid", "grants"), "landlock+seccomp"),
+        (("seccomp",), "rlimits"),
+        (("pid", "landlock", "seccomp"), "rlimits"),
+    ],
+    ids="-".join,
+)
+class TestWithoutALayer:
+    """Where the system lacks a layer programs run all the same, and still leave nothing."""
 
     @pytest.fixture
-    def bare(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-        refused = "from guest import isolation; isolation.enter_namespaces = lambda paths: []; from guest"
-        monkeypatch.setattr(worker_module, "_BOOT", worker_module._BOOT.replace("from guest", refused))
-        with Sandbox(workers=1, timeout=20) as sandbox:
+    def bare(self, without: tuple[str, ...]) -> Iterator[Sandbox]:
+        with Sandbox(workers=1, timeout=20, tree=True, without=without) as sandbox:
             yield sandbox
 
-    def test_runs(self, bare: Sandbox) -> None:
-        assert {"pid", "net", "mount"}.isdisjoint(bare.layers())
-        results = bare.execute([ExecuteRequest(("x = 1",), (("x += 1", "print(x)"), ("1 / 0",), ("print(x)",)))])[0]
+    def test_runs(self, bare: Sandbox, without: tuple[str, ...], level: str) -> None:
+        assert set(without).isdisjoint(bare.layers())
+        if level_of_this_machine() == "full":
+            assert bare.isolation() == level
+        results = bare.execute([ExecuteRequest(("x = 1",), (("x += 1", "print(x)"), ("1 / 0",), ("print(x)",)), "t")])[
+            0
+        ]
         assert [steps[-1].status for steps in results] == ["ok", "error", "ok"]
         assert [steps[-1].stdout for steps in results] == ["2\n", "", "1\n"]
         assert bare.run("import sympy\nprint(sympy.sqrt(8))").stdout == "2*sqrt(2)\n"
         assert bare.run("x = bytearray(10**10)").status == "memory"
 
-    def test_no_process_stays(self, bare: Sandbox) -> None:
+    def test_no_process_stays(self, bare: Sandbox, level: str) -> None:
         bare.run("")
         before = processes(os.getpid())
         fork = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    os.fork()\n    time.sleep(99)"
         for request in (ExecuteRequest((), ((fork,),)), ExecuteRequest(("x = 1",), ((fork,), ("print(x)",)))):
-            assert bare.execute([request])[0][-1][0].status in ("ok", "error")
+            assert bare.execute([request])[0][-1][0].status in ("ok", "error", "denied")
             assert wait_until(lambda: processes(os.getpid()) == before)
 
-    def test_close_ends_what_runs(self, bare: Sandbox) -> None:
+    def test_close_ends_what_runs(self, bare: Sandbox, level: str) -> None:
         before = processes(os.getpid())
         results = bare.run_many(["print(1)", "import time; time.sleep(99)"])
         assert next(results).ok

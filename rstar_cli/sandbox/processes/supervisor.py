@@ -44,8 +44,8 @@ def main() -> None:
     `output_bytes`, `states` and `held_mb` (bounds on what is held, 0: nothing), `paths`, `without`, `package`.
     """
     settings = json.loads(sys.argv[2])
-    host = Stream(socket.socket(fileno=settings["control"]))
     watch = os.pidfd_open(settings["host"])
+    host = Stream(socket.socket(fileno=settings["control"]), watch)
     if os.getppid() != settings["host"]:
         return
     os.set_inheritable(settings["control"], False)
@@ -104,6 +104,7 @@ class Supervisor:
 
     def serve(self, host: Stream) -> None:
         """Answer requests until the host hangs up."""
+        host.socket.sendall(frame({"started": True}))
         while (request := host.read()) is not None:
             if "forget" in request:
                 self._held.forget(request["forget"])

@@ -39,10 +39,12 @@ class Stream:
 
     Args:
         sock: a connected stream socket.
+        watch: becomes readable when the peer's process ends: a fork of it may keep the socket open.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, watch: int) -> None:
         self.socket = sock
+        self._watch = watch
         self._buffer = bytearray()
 
     def read(self) -> Any | None:
@@ -62,8 +64,9 @@ class Stream:
 
     def _fill(self, size: int) -> bool:
         while len(self._buffer) < size:
+            ready = select.select([self.socket, self._watch], [], [])[0]
             try:
-                data = self.socket.recv(1 << 18)
+                data = self.socket.recv(1 << 18) if self.socket in ready else b""
             except ConnectionError:
                 return False
             if not data:

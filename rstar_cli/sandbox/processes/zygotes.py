@@ -303,8 +303,10 @@ class Zygote:
         return null == [os.devnull] * len(null) and list(links.values()) == [f"socket:[{process.inode}]"]
 
     def end(self, process: Process) -> None:
-        """Kill a process; `reap` waits until it is no more."""
+        """Kill a process, and what came of it; `reap` waits until it is no more."""
         process.signal(signal.SIGKILL)
+        if "seccomp" not in self.layers:  # it may have forked
+            _end_children(self.root.pid)
         process.socket.close()
         if process.handle is not None:
             self._dying.append(process.handle)
@@ -329,6 +331,9 @@ class Zygote:
 
     def close(self) -> None:
         """Kill the zygote, and with it everything that came of it."""
+        if "pid" not in self.layers:  # else it takes all with it
+            with contextlib.suppress(ZygoteError):
+                _end_children(self.root.pid)
         self.root.signal(signal.SIGKILL)
         while self._dying:
             os.close(self._dying.pop())
@@ -364,6 +369,28 @@ def _receive(sock: socket.socket) -> tuple[bytes, int]:
     if flags & socket.MSG_TRUNC:
         raise ClaimError("a packet too long")
     return data, pid
+
+
+def _end_children(parent: int) -> None:
+    """Kill all children of a process that adopts orphans, and theirs.
+
+    Raises:
+        ZygoteError: they fork faster.
+    """
+    deadline = time.monotonic() + _END_SECONDS
+    while True:
+        try:
+            with open(f"/proc/{parent}/task/{parent}/children", encoding="ascii") as file:
+                children = file.read().split()
+        except OSError:
+            return
+        if not children:
+            return
+        for child in children:
+            with contextlib.suppress(OSError):
+                os.kill(int(child), signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise ZygoteError("a program forks without end")
 
 
 def _can_inspect(process: Process) -> bool:
