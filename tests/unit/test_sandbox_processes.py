@@ -265,8 +265,9 @@ class TestLeftovers:
         (("pid", "grants"), "landlock+seccomp"),
         (("seccomp",), "rlimits"),
         (("pid", "landlock", "seccomp"), "rlimits"),
+        (("packets", "pid", "landlock", "seccomp"), "rlimits"),
     ],
-    ids="-".join,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 class TestWithoutALayer:
     """Where the system lacks a layer programs run all the same, and still leave nothing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import NoReturn
 
-from .wire import CLAIMABLE, ERROR_BYTES
+from .packets import CLAIMABLE, ERROR_BYTES
 
 Claim = tuple[str, str, str]
 """Status, stdout, error."""

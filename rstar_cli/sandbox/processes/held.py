@@ -7,7 +7,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from .zygotes import Process, Zygote
+from .handles import Process
+from .zygotes import Zygote
 
 Key = bytes
 _TREE_SHARE = 2

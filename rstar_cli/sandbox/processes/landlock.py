@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import struct
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,6 +25,8 @@ _SCOPES = 3
 
 def version() -> int:
     """Version of the kernel's interface; 0 where there is none."""
+    if sys.platform != "linux":
+        return 0
     found: int = ctypes.CDLL(None).syscall(_CREATE_RULESET, None, 0, _VERSION)
     return max(found, 0)
 

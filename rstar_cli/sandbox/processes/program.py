@@ -22,7 +22,7 @@ from enum import Enum
 from typing import Any, NoReturn
 
 from . import isolation, seccomp
-from .wire import ERROR_BYTES, HELLO, receive_order, send_claim
+from .packets import ERROR_BYTES, HELLO, receive_order, send, send_claim
 
 _RESERVE_BYTES = 4 << 20
 """Address space set free when memory runs out, so that the claim can be made."""
@@ -194,7 +194,7 @@ def serve(sock: socket.socket, program: Program, forks: Forks) -> NoReturn:
             if not in_namespace:
                 isolation.die_with_parent(zygote)
             _restrict(forks, order["cpu"])
-            sock.send(HELLO)
+            send(sock, HELLO + str(os.getpid()).encode())
             sys.setrecursionlimit(depth)
             _run(sock, program, order)
     finally:

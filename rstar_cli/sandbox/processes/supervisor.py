@@ -21,9 +21,11 @@ from typing import Any
 
 from . import isolation
 from .claims import PROTOCOL, read_claim
+from .handles import Process, ZygoteError, open_handle, usage
 from .held import Held, State, path_keys
+from .packets import ClaimError
 from .wire import Stream, frame
-from .zygotes import ClaimError, HostGoneError, Process, StartError, Zygote, ZygoteError, usage
+from .zygotes import HostGoneError, StartError, Zygote
 
 _MARGIN = 64
 """Processes and descriptors for all that is no held state."""
@@ -44,14 +46,14 @@ def main() -> None:
     `output_bytes`, `states` and `held_mb` (bounds on what is held, 0: nothing), `paths`, `without`, `package`.
     """
     settings = json.loads(sys.argv[2])
-    watch = os.pidfd_open(settings["host"])
+    watch = open_handle(settings["host"])
     host = Stream(socket.socket(fileno=settings["control"]), watch)
     if os.getppid() != settings["host"]:
         return
     os.set_inheritable(settings["control"], False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the host that is interrupted
     isolation.adopt_orphans()
-    supervisor = Supervisor(settings, [settings["control"], watch])
+    supervisor = Supervisor(settings, [settings["control"], *([] if watch is None else [watch])])
     with contextlib.suppress(HostGoneError, BrokenPipeError, ConnectionError):
         supervisor.serve(host)
     supervisor.close()

@@ -11,13 +11,12 @@ import json
 import os
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import isolation, landlock, program, seccomp, warmup
+from . import isolation, landlock, packets, program, seccomp, warmup
 
 
 def main() -> None:
@@ -33,34 +32,30 @@ def main() -> None:
     control = socket.socket(fileno=settings["control"])
     sys.path += [path for path in settings["paths"] if path not in sys.path]
     try:
-        layers, listener, prepared = _start(control, settings)
+        layers, listener, prepared = _start(settings)
     except Exception as exc:  # noqa: BLE001 - the supervisor has no other way to learn why we can't serve
-        control.send(json.dumps({"failed": f"{type(exc).__name__}: {exc}"}).encode())
+        packets.send(control, json.dumps({"failed": f"{type(exc).__name__}: {exc}"}).encode())
         return
-    ready = json.dumps({"layers": layers}).encode()
-    control.sendmsg([ready], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", listener))] if listener else [])
+    packets.send(control, json.dumps({"layers": layers}).encode(), [listener] if listener else [])
     if listener:
         os.close(listener)
     program.serve(control, prepared, _forks(layers))
 
 
-def _start(control: socket.socket, settings: dict[str, Any]) -> tuple[list[str], int, program.Program]:
+def _start(settings: dict[str, Any]) -> tuple[list[str], int, program.Program]:
     """Lock ourselves up; returns the layers that hold, the filter's listener (0: none) and what to fork."""
     without = settings["without"]
     visible = isolation.visible_paths(settings["paths"])
     proc = isolation.open_proc()
     layers = isolation.enter_namespaces(visible, without)
-    if os.fork():
-        os._exit(0)  # the supervisor adopts the child
-    if not control.recv(1):  # it has
-        os._exit(0)
+    if "pid" in layers:
+        _leave_for_child()
     isolation.adopt_orphans()
     layers += isolation.drop_privileges(layers, settings["processes"], settings["identity"])
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps, here and in all that descends from here
     isolation.die_with_parent(0 if "pid" in layers else settings["supervisor"])
     sys.path[:] = [path for path in sys.path if Path(path).is_dir()]
-    os.environ.clear()
-    os.environ.update(PATH="/usr/bin:/bin", HOME="/nonexistent", LC_ALL="C.UTF-8")
+    del os.environ["PYTHONHASHSEED"]  # the rest is the supervisor's choice: a path, a locale, one thread
     warmup.load_standard()
     if settings["scientific"]:
         warmup.load_scientific()
@@ -80,6 +75,16 @@ def _start(control: socket.socket, settings: dict[str, Any]) -> tuple[list[str],
     if "seccomp" not in layers:
         isolation.hide_memory()
     return layers, listener, prepared
+
+
+def _leave_for_child() -> None:
+    """Go on as a child, the first process of the pid namespace; the supervisor adopts it when we end."""
+    left, leaving = os.pipe()
+    if os.fork():
+        os._exit(0)
+    os.close(leaving)
+    os.read(left, 1)  # ends when the parent has
+    os.close(left)
 
 
 def _filter_calls(layers: list[str], without: Sequence[str]) -> int:
