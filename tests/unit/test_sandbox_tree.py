@@ -54,13 +54,13 @@ def sandbox() -> Iterator[Sandbox]:
         yield sandbox
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def one_shot() -> Iterator[Sandbox]:
     with Sandbox(workers=1, timeout=20) as sandbox:
         yield sandbox
 
 
-@pytest.fixture(scope="module", params=[2, 1024])
+@pytest.fixture(scope="class", params=[2, 1024])
 def tree(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     with Sandbox(workers=2, timeout=20, tree=True, states=request.param) as sandbox:
         yield sandbox
