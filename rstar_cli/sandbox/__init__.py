@@ -1,29 +1,33 @@
 """Runs untrusted Python: `Sandbox`, the executor of search and verification.
 
-Host (this process; `executor`, `worker`) -> guard -> zygote -> programs (`guest`). No program's code ever runs in the
-first three. The zygote is a warm interpreter, bare or with numpy and sympy loaded, that forks a process for every
-request; the process runs the request's prefix, then each branch in a fork of that state. A zygote a kind and worker.
+Host (this process; `executor`, `worker`) -> supervisors, one a core -> zygotes -> processes of programs (`processes/`).
+No program's code ever runs in the first three. A zygote is a warm interpreter, bare or with numpy and sympy loaded.
 
-What contains a program, on Linux where namespaces can be had (as root or as an ordinary user; `Sandbox.layers` tells):
+Two modes, one protocol. *One-shot*: fork the zygote, run a program, die. *Fork tree* (`tree=True`): the process that
+ran a step is paused and holds the interpreter's state; the steps below it run in forks of that process, and only new
+code runs. What is held is bounded (`processes/held.py`) and made again by running its path where it is gone.
 
-- It sees no process but those of its own request, no network, and a read-only root that holds Python and the system
-  libraries alone. It has no capability, no new privilege, and as root a user id that nothing else has.
-- It writes no file, cannot fork or start threads, maps a bounded amount of memory, has 64 descriptors.
-- The zygote holds the clock. When a request is answered everything of it is killed: the zygote is pid 1 of its
-  namespace. When the host ends, however it ends, the guard and then the kernel end the rest.
-- It answers on a socket of its own, and what it says is a claim: checked against the one form a claim has, capped, and
-  believed about its own steps only. A branch that dies or hangs takes no sibling with it.
-- Every limit's breach is a status (`rstar_cli.records.ExecutionStatus`), never an exception here.
+What contains a program, strongest first (`levels.py` has the words; `rstar doctor` tells what a machine has):
 
-What does not hold yet:
+- `full`. Namespaces: it sees no process but those below its zygote, no network, and a read-only root that holds Python
+  and the system libraries alone. Capabilities, new privileges and, as root, the user id are given up. Landlock on top:
+  no file is written or made. A seccomp filter (x86-64): no sockets, signals, threads, exec, shared memory, timers.
+- `landlock+seccomp`: the same without namespaces. Names and sizes of the host's files can be seen, nothing be read.
+- `rlimits`, in every case: memory, CPU time, file size 0, 64 descriptors, no descendants. A program reads what the user
+  may read and reaches the network.
 
-- System calls are not filtered: a flaw of the kernel is in reach, a program can make sockets on its own empty network,
-  open user namespaces of its own, and change the limits or the priority of the process that its siblings are forked
-  from. A prefix can fork, up to the bound of its zygote, until its request is answered.
-- Without namespaces (some containers; macOS) there are `limits` alone, and as root a user id of its own if Python can
-  be read by it: then a program reads what that user may read, reaches the network, and can signal that user's
-  processes. Elsewhere than on Linux memory is not bounded.
-- A program may lie about its own steps: an answer is judged outside, and gold answers never go in.
+What the supervisor holds in hand, whatever a program does:
+
+- The clock, and SIGKILL through a pidfd. One zygote is pid 1 of its namespace: its end is the end of all in it.
+- Every fork: the filter asks, and the one process that has an order may fork, once. The kernel tells who the child is.
+- A held state is stopped with SIGSTOP, holds nothing open, and is charged to its tree: states, memory, CPU time.
+- What a program says of itself is a claim on its own socket, checked against the one form a claim has, and capped. It
+  can lie about its own steps and those below them. An answer is judged outside, and gold answers never go in.
+- When the host ends, however it ends, supervisor and kernel end the rest. Every breach is a status
+  (`rstar_cli.records.ExecutionStatus`), never an exception here.
+
+What it does not cover: flaws of the kernel in the calls that are allowed; what a machine computes for others being
+slowed down by programs within their limits; and below `full`, what the level's words say.
 """
 
 from rstar_cli.sandbox.executor import Sandbox

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import selectors
 import socket
@@ -18,6 +19,8 @@ from rstar_cli.protocols import ExecuteRequest, ExecutionResult
 from rstar_cli.records import ExecutionStatus, Isolation
 from rstar_cli.sandbox.levels import STRENGTH, isolation_of
 from rstar_cli.sandbox.worker import Job, Settings, Worker, spare_memory_mb, tree_key
+
+_log = logging.getLogger(__name__)
 
 _AHEAD = 2
 """Requests that a supervisor is given at a time: the next one is there when it has finished one."""
@@ -244,6 +247,8 @@ class Sandbox:
                 f"this machine isolates programs at level {found!r} ({', '.join(layers)}), below {self._floor!r}",
                 remedy="see `rstar doctor`; allow user namespaces and seccomp, or accept less with --isolation",
             )
+        if STRENGTH.index(found) < STRENGTH.index("landlock+seccomp"):
+            _log.warning("programs run at isolation level %r: they can read your files; see `rstar doctor`", found)
 
     def _count(self, job: Job) -> None:
         self.counts.update(result.status for results in job.results or [] for result in results)

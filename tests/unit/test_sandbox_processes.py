@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -288,6 +289,20 @@ class TestWithoutALayer:
         assert [steps[-1].stdout for steps in results] == ["2\n", "", "1\n"]
         assert bare.run("import sympy\nprint(sympy.sqrt(8))").stdout == "2*sqrt(2)\n"
         assert bare.run("x = bytearray(10**10)").status == "memory"
+
+    def test_floor(self, without: tuple[str, ...], level: str, caplog: pytest.LogCaptureFixture) -> None:
+        if level_of_this_machine() != "full":
+            pytest.skip("this machine has less itself")
+        above = {"rlimits": "landlock+seccomp", "landlock+seccomp": "full"}.get(level)
+        with Sandbox(workers=1, without=without, floor=level) as sandbox:
+            assert sandbox.run("print(1)").ok
+        assert ("can read your files" in caplog.text) is (level == "rlimits")
+        if above is not None:
+            with (
+                Sandbox(workers=1, without=without, floor=above) as sandbox,
+                pytest.raises(SetupError, match=re.escape(level)),
+            ):
+                sandbox.run("print(1)")
 
     def test_no_process_stays(self, bare: Sandbox, level: str) -> None:
         bare.run("")

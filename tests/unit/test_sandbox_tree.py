@@ -103,6 +103,12 @@ class TestSameResults:
         found = [step(sandbox, steps[:depth], steps[depth])[0].stdout for depth in range(3)]
         assert found == ["", "[2, 3]\n", "5 x\n"]
 
+    def test_a_path_that_comes_to_import_sympy(self, sandbox: Sandbox) -> None:
+        first, second = "x = 2", "import sympy\nprint(sympy.sqrt(x))"
+        assert step(sandbox, (), first)[0].ok
+        assert [r.stdout for r in step(sandbox, (first,), second, "print(x)")] == ["sqrt(2)\n", "2\n"]
+        assert step(sandbox, (first, second), "print(sympy.Integer(x) / 3)")[0].stdout == "2/3\n"
+
     def test_large_steps(self, sandbox: Sandbox) -> None:
         large = "y = 1\n# " + "z" * 300_000
         step(sandbox, (), large)
