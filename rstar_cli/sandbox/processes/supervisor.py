@@ -116,9 +116,9 @@ class Supervisor:
             except StartError as exc:
                 host.socket.sendall(frame({"failed": str(exc)}))
                 return
-            host.socket.sendall(frame(answer))
-            if not host.pending():
+            if not host.pending():  # else what was killed ends while the next programs run
                 self._reap()
+            host.socket.sendall(frame(answer))
 
     def close(self) -> None:
         """End every process."""
