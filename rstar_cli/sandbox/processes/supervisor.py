@@ -109,7 +109,7 @@ class Supervisor:
         host.socket.sendall(frame({"started": True}))
         while (request := host.read()) is not None:
             if "forget" in request:
-                self._held.forget(request["forget"])
+                self._forget(request["forget"])
                 continue
             try:
                 answer = self._answer(request)
@@ -246,6 +246,13 @@ class Supervisor:
             told = {**self._told, "scientific": scientific, "identity": identity}
             self._zygotes[scientific] = Zygote(told, self._hangups)
         return self._zygotes[scientific]
+
+    def _forget(self, tree: str) -> None:
+        try:
+            self._held.forget(tree)
+        except ZygoteError:  # a process does not end: whose zygote it is nobody said
+            for scientific in list(self._zygotes):
+                self._bury(scientific)
 
     def _reap(self) -> None:
         for scientific, zygote in list(self._zygotes.items()):
