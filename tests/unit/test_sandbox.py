@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -18,7 +17,6 @@ from rstar_cli.records import ExecutionStatus
 from rstar_cli.sandbox import Sandbox
 from rstar_cli.sandbox.processes.claims import read_claim
 from rstar_cli.sandbox.worker import Job
-from tests.helpers import shared
 
 OK = ExecutionStatus.OK
 OUTPUT_BYTES = 4096
@@ -326,35 +324,3 @@ class TestClaims:
     )
     def test_never_raises(self, payload: bytes) -> None:
         assert read_claim(payload, 100)[0] == "protocol"
-
-
-def step_programs() -> list[dict[str, object]]:
-    return [json.loads(line) for line in shared("data", "step_programs.jsonl").read_text().splitlines()]
-
-
-def check_like_plain_python(sandbox: Sandbox, program: dict[str, object]) -> None:
-    steps = program["steps"]
-    assert isinstance(steps, list)
-    done = branch(sandbox, *steps)
-    plain = subprocess.run(
-        [sys.executable, "-c", "\n".join(steps)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONHASHSEED": "0"},
-    )
-    assert all(result.ok for result in done), (program["id"], done)
-    assert "".join(result.stdout for result in done) == plain.stdout, program["id"]
-
-
-def test_step_programs_print_what_plain_python_prints() -> None:
-    with Sandbox(workers=1, timeout=30) as sandbox:
-        for program in step_programs()[1::40]:
-            check_like_plain_python(sandbox, program)
-
-
-@pytest.mark.slow
-def test_all_step_programs_print_what_plain_python_prints() -> None:
-    with Sandbox(workers=1, timeout=30) as sandbox:
-        for program in step_programs():
-            check_like_plain_python(sandbox, program)
