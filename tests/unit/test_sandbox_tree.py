@@ -226,3 +226,37 @@ def test_memory_of_held_states_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         for i in range(12):
             assert step(sandbox, (), f"x = bytearray(10 << 20)  # {i}", tree=f"t{i}")[0].ok
         assert 2 <= len(paused()) <= 5
+
+
+def test_memory_that_a_held_state_takes_later_is_charged_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rstar_cli.sandbox.executor.spare_memory_mb", lambda: 2 * 60)
+    grows = (
+        "import signal\nkept = []\nsignal.signal(signal.SIGCONT, lambda *_: kept.append(bytearray(b'x') * (20 << 20)))"
+    )
+    with Sandbox(workers=1, timeout=20, tree=True) as sandbox:
+        for i in range(6):
+            step(sandbox, (), f"{grows}  # {i}", tree=f"t{i}")
+            step(sandbox, (f"{grows}  # {i}",), "x = 1", tree=f"t{i}")
+        own = sum(resident(pid) for pid, _ in paused())
+        assert own < 150 << 20, "six times 20 MiB, had the first ones not been given up"
+
+
+def test_a_dropped_parents_memory_does_not_stay_uncharged_with_its_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rstar_cli.sandbox.executor.spare_memory_mb", lambda: 2 * 100)
+    with Sandbox(workers=1, timeout=20, tree=True) as sandbox:
+        for i in range(12):
+            large, tree = f"x = bytearray(b'x') * (20 << 20)  # {i}", f"t{i}"
+            step(sandbox, (), large, tree=tree)
+            step(sandbox, (large,), "y = 1", tree=tree)
+            step(sandbox, (large, "y = 1"), "z = 1", tree=tree)
+        assert sum(proportional(pid) for pid, _ in paused()) < 160 << 20
+
+
+def resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def proportional(pid: int) -> int:
+    """Bytes of memory, those that are shared divided by the number of sharers."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) << 10

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .handles import Process
+from .handles import Process, Usage
 from .zygotes import Zygote
 
 Key = bytes
@@ -23,14 +23,18 @@ class State:
         key: of its path (`path_keys`).
         tree: whose step it ran.
         zygote: what it descends from.
-        pages: memory of its own.
+        parent: the state that it was forked from; None where that was the zygote.
+        used: what the kernel has counted for it, up to now.
+        children: held states that were forked from it.
     """
 
     key: Key
     tree: str
     zygote: Zygote
     process: Process
-    pages: int
+    parent: State | None
+    used: Usage
+    children: set[State] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -55,8 +59,10 @@ def path_keys(zygote: str, tree: str, steps: Sequence[str]) -> list[Key]:
 class Held:
     """Paused states, bounded in number and memory, for all trees and for each.
 
-    What is given up first are states that nothing was forked from yet: a search makes many candidates and goes on from
-    few, and a candidate's state is one step away from its parent's. Among equals it is the one unused for longest.
+    A state's memory is what it has touched since its fork; the rest it shares with the states above it, which are
+    therefore held as long as it is. Of the others those are given up first that nothing was forked from yet: a search
+    makes many candidates and goes on from few, and a candidate's state is one step away from its parent's. Among equals
+    it is the one unused for longest.
 
     Args:
         states: most processes, >= 2.
@@ -70,14 +76,6 @@ class Held:
         self._accounts: dict[str, Account] = {}
         self._total = Account()
 
-    def __len__(self) -> int:
-        return self._total.states
-
-    @property
-    def pages(self) -> int:
-        """Pages of all states together."""
-        return self._total.pages
-
     def account(self, tree: str) -> Account:
         """What a tree has used; made anew where nothing is known of it."""
         return self._accounts.setdefault(tree, Account())
@@ -87,45 +85,64 @@ class Held:
         for depth in range(len(keys) - 1, 0, -1):
             state = self._parents.get(keys[depth]) or self._candidates.get(keys[depth])
             if state is not None:
-                self._promote(state)
                 return depth, state
         return 0, None
 
+    def forked(self, state: State, used: Usage) -> None:
+        """Note that a state was forked from, and charge it for what it has used meanwhile."""
+        self._candidates.pop(state.key, None)
+        self._parents[state.key] = state
+        self._parents.move_to_end(state.key)
+        self._count(state, 0, used.pages - state.used.pages)
+        self.charge(state.tree, used.seconds - state.used.seconds)
+        state.used = used
+
+    def charge(self, tree: str, seconds: float) -> None:
+        """Charge a tree for CPU time."""
+        self.account(tree).seconds += seconds
+
     def add(self, state: State) -> None:
-        """Keep a state; others may be given up for it, and with little room it is itself."""
+        """Keep a state, until room has to be made."""
         old = self._parents.get(state.key) or self._candidates.get(state.key)
         if old is not None:
             self.drop(old)
         self._candidates[state.key] = state
-        self._count(state, 1)
-        account = self.account(state.tree)
+        if state.parent is not None:
+            state.parent.children.add(state)
+        self._count(state, 1, state.used.pages)
+
+    def make_room(self, tree: str) -> None:
+        """Give states up until all bounds hold again, those of one tree and those of all."""
+        account = self.account(tree)
         while self._beyond(account, _TREE_SHARE):
-            self.drop(next(candidate for candidate in self._in_order() if candidate.tree == state.tree))
+            self.drop(next(state for state in self._in_order() if state.tree == tree and not state.children))
         while self._beyond(self._total, 1):
-            self.drop(next(self._in_order()))
+            self.drop(next(state for state in self._in_order() if not state.children))
 
     def drop(self, state: State) -> None:
-        """Give a state up: end its process."""
-        self.lose(state)
-        state.zygote.end(state.process)
-
-    def lose(self, state: State) -> None:
-        """Take out a state whose process has ended."""
+        """Give a state up, and those that were forked from it: end their processes."""
+        while state.children:
+            self.drop(next(iter(state.children)))
         self._parents.pop(state.key, None)
         self._candidates.pop(state.key, None)
-        self._count(state, -1)
+        if state.parent is not None:
+            state.parent.children.discard(state)
+        self._count(state, -1, -state.used.pages)
+        state.zygote.end(state.process)
 
     def forget(self, tree: str) -> None:
         """Give up all that a tree has."""
         if self.account(tree).states:
-            for state in [state for state in self._in_order() if state.tree == tree]:
+            for state in [state for state in self._in_order() if state.tree == tree and state.parent is None]:
                 self.drop(state)
         del self._accounts[tree]
 
     def bury(self, zygote: Zygote) -> None:
         """Take out all states of a zygote that has ended."""
         for state in [state for state in self._in_order() if state.zygote is zygote]:
-            self.lose(state)
+            self._parents.pop(state.key, None)
+            self._candidates.pop(state.key, None)
+            self._count(state, -1, -state.used.pages)
             state.process.close()
 
     def _in_order(self) -> Iterator[State]:
@@ -133,16 +150,10 @@ class Held:
         kinds: Iterable[OrderedDict[Key, State]] = (self._candidates, self._parents)
         return (state for kind in kinds for state in kind.values())
 
-    def _promote(self, state: State) -> None:
-        """Note that a state is forked from."""
-        self._candidates.pop(state.key, None)
-        self._parents[state.key] = state
-        self._parents.move_to_end(state.key)
-
     def _beyond(self, account: Account, share: int) -> bool:
         return account.states > self._most.states // share or account.pages > self._most.pages // share
 
-    def _count(self, state: State, sign: int) -> None:
+    def _count(self, state: State, states: int, pages: int) -> None:
         for account in (self._total, self.account(state.tree)):
-            account.states += sign
-            account.pages += sign * state.pages
+            account.states += states
+            account.pages += pages

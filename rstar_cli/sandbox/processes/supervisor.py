@@ -21,7 +21,7 @@ from typing import Any
 
 from . import isolation
 from .claims import PROTOCOL, read_claim
-from .handles import Process, ZygoteError, open_handle, usage
+from .handles import Process, Usage, ZygoteError, open_handle, usage
 from .held import Held, State, path_keys
 from .packets import ClaimError
 from .wire import Stream, frame
@@ -141,8 +141,8 @@ class Supervisor:
         for _ in range(_ATTEMPTS):
             try:
                 return self._try_branch(self._zygote(start.scientific), start, branch)
-            except _DeadParentError as dead:
-                self._held.lose(dead.state)
+            except _DeadParentError:
+                continue
             except ZygoteError:
                 self._bury(start.scientific)
         return [LOST]
@@ -193,18 +193,25 @@ class Supervisor:
         order = {"steps": replay + steps, "replay": len(replay), "cpu": self._cpu}
         process = zygote.fork(state.process if state is not None else zygote.root, order)
         if process is None:
-            raise _DeadParentError(state)
+            if state is not None:
+                self._held.drop(state)
+            raise _DeadParentError
+        if state is not None:
+            self._held.forked(state, _usage(state.process) or state.used)
         try:
             results = self._claims(zygote, process, replay=bool(replay), steps=len(steps))
         except ZygoteError:
             process.close()
             raise
-        ran = all(result[0] == "ok" for result in results)
-        pages = self._charge(process, tree) if keep is not None else None
-        if key and ran and pages is not None and zygote.stop(process):
-            self._held.add(State(key, tree, zygote, process, pages))
+        used = _usage(process) if keep is not None else None
+        if used is not None:
+            self._held.charge(tree, used.seconds)
+        if key and used is not None and all(result[0] == "ok" for result in results) and zygote.stop(process):
+            self._held.add(State(key, tree, zygote, process, state, used))
         else:
             zygote.end(process)
+        if keep is not None:
+            self._held.make_room(tree)
         if replay and results[0][0] != "ok":
             return [LOST]
         return results[1:] if replay else results
@@ -230,15 +237,6 @@ class Supervisor:
             if claim[0] != "ok":
                 break
         return results
-
-    def _charge(self, process: Process, tree: str) -> int | None:
-        """Charge a tree for what a process has used; returns the process's pages, or None if it is gone."""
-        try:
-            used = usage(process.pid)
-        except OSError:
-            return None
-        self._held.account(tree).seconds += used.seconds
-        return used.pages
 
     def _zygote(self, scientific: bool) -> Zygote:
         if scientific not in self._zygotes:
@@ -272,10 +270,12 @@ class Supervisor:
 class _DeadParentError(Exception):
     """A held process does not fork: it has died, or does not obey."""
 
-    def __init__(self, state: State | None) -> None:
-        super().__init__()
-        assert state is not None, "the zygote's own failure is another error"  # noqa: S101
-        self.state = state
+
+def _usage(process: Process) -> Usage | None:
+    try:
+        return usage(process.pid)
+    except OSError:  # it is gone
+        return None
 
 
 def _raise_descriptors() -> int:

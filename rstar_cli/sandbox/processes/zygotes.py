@@ -100,7 +100,7 @@ class Zygote:
         """Have a process fork a child that runs an order's steps; the parent is stopped afterwards, unless it is ours.
 
         Returns:
-            The child; None where the parent does not do it, and is now dead.
+            The child; None where the parent does not do it.
 
         Raises:
             ZygoteError: nobody knows what it did.
@@ -126,10 +126,8 @@ class Zygote:
                 ours.close()
         if parent is not self.root:
             parent.signal(signal.SIGSTOP)
-        if child is None:
-            if tried or self._listener is None or parent is self.root:
-                raise ZygoteError("a fork went wrong: there may be a process that we don't know")
-            self.end(parent)
+        if child is None and (tried or parent is self.root):
+            raise ZygoteError("a fork went wrong: there may be a process that we don't know")
         return child
 
     def _greet(self, parent: Process, ours: socket.socket, inode: int) -> Process:
