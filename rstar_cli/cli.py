@@ -22,9 +22,19 @@ from rstar_cli.config import (
     TrainPrmConfig,
     VerifyConfig,
 )
-from rstar_cli.errors import RstarError, UsageError
+from rstar_cli.errors import RstarError, SetupError, UsageError
 from rstar_cli.layout import EMBEDDED, RunDir, default_run
-from rstar_cli.options import EvaluatePlace, EvolvePlace, GeneratePlace, Place, RunPlace, TrainPlace, VerifyPlace, flags
+from rstar_cli.options import (
+    BenchPlace,
+    EvaluatePlace,
+    EvolvePlace,
+    GeneratePlace,
+    Place,
+    RunPlace,
+    TrainPlace,
+    VerifyPlace,
+    flags,
+)
 
 if TYPE_CHECKING:
     from rstar_cli.rounds import Outcome
@@ -39,6 +49,8 @@ app = typer.Typer(
 )
 problems_app = typer.Typer(no_args_is_help=True, help="Make, import and list problems.")
 app.add_typer(problems_app, name="problems", rich_help_panel="Around the rounds")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure a part's throughput on this machine.")
+app.add_typer(bench_app, name="bench", rich_help_panel="Around the rounds")
 
 
 def _version(wanted: bool) -> None:
@@ -224,6 +236,31 @@ def problems_list() -> None:
 
     for name, benchmark in BENCHMARKS.items():
         typer.echo(f"{name:14} {benchmark.hub_id}")
+
+
+@app.command(rich_help_panel="Around the rounds")
+@flags(Place)
+def doctor(place: Place, _given: dict[str, Any]) -> None:
+    """Tell what this machine has, and attack the sandbox to see whether it holds what its level promises."""
+    from rstar_cli.doctor import examine
+    from rstar_cli.stages.common import Summary
+
+    found = examine()
+    _show(place, Summary("doctor", found.figures(), notes=found.remedies, data=found.data()))
+    if found.failure:
+        raise SetupError(found.failure)
+
+
+@bench_app.command("sandbox")
+@flags(BenchPlace)
+def bench_sandbox(place: BenchPlace, _given: dict[str, Any]) -> None:
+    """Measure the sandbox: starts, programs and steps a second, against prefix replay and fresh processes."""
+    from rstar_cli.bench.figures import describe, warnings
+    from rstar_cli.bench.sandbox import measure
+    from rstar_cli.stages.common import Summary
+
+    report = measure(place.workers, place.programs)
+    _show(place, Summary("bench sandbox", describe(report), notes=warnings(report), data=report))
 
 
 def _open(

@@ -103,6 +103,15 @@ class EvolvePlace(Place):
         return self.run or default_run()
 
 
+class BenchPlace(Place):
+    """How much `bench` measures."""
+
+    workers: int | None = Field(None, ge=1)
+    """Sandbox processes. [default: one a core]"""
+    programs: int = Field(40, ge=1)
+    """Programs a measurement, of five steps each; as many steps are held at a time."""
+
+
 PlaceT = TypeVar("PlaceT", bound=Place)
 Command = Callable[[PlaceT, dict[str, Any]], None]
 

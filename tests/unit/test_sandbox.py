@@ -79,6 +79,7 @@ class TestStatuses:
             ("import os\nos.fork()", "denied", None),
             ("import subprocess\nsubprocess.run('true')", "denied", None),
             ("import socket\nsocket.socket()", "denied", None),
+            ("import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_DFL)", "denied", None),
             ("import ctypes\nctypes.string_at(0)", "killed", ""),
             ("while True: print('y' * 1000)", "output_limit", None),
             ("print('x' * 5000)", "output_limit", None),
@@ -101,7 +102,7 @@ class TestStatuses:
             "import time\ntime.sleep(99)",
             "x = 7 ** (10 ** 8)",
             "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
-            "import signal\nfor s in {*range(1, 32)} - {9, 19}: signal.signal(s, signal.SIG_IGN)\nwhile True: pass",
+            "import signal\nfor s in (1, 2, 10, 12, 14, 15, 24): signal.signal(s, signal.SIG_IGN)\nwhile True: pass",
         ],
     )
     def test_timeout(self, hasty: Sandbox, code: str) -> None:

@@ -231,7 +231,9 @@ def test_memory_of_held_states_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
 def test_memory_that_a_held_state_takes_later_is_charged_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rstar_cli.sandbox.executor.spare_memory_mb", lambda: 2 * 60)
     grows = (
-        "import signal\nkept = []\nsignal.signal(signal.SIGCONT, lambda *_: kept.append(bytearray(b'x') * (20 << 20)))"
+        "import sys\nkept = []\nprogram = sys.modules['processes.program']\nreceive = program.receive_order\n"
+        "def grow(sock):\n    order = receive(sock)\n    kept.append(bytearray(b'x') * (20 << 20))\n    return order\n"
+        "program.receive_order = grow"
     )
     with Sandbox(workers=1, timeout=20, tree=True) as sandbox:
         for i in range(6):

@@ -12,26 +12,13 @@ from dataclasses import dataclass
 
 _END_SECONDS = 10.0
 """How long the kernel may take to end a killed process."""
+_STOP_SECONDS = 1.0
+_STOP_POLL_SECONDS = 2e-5
 _NULL_DESCRIPTORS = ("0", "1", "2")
 
 
 class ZygoteError(Exception):
     """The zygote is gone, or something in it is out of our control: all of it has to end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What the kernel counts for a process.
-
-    Attributes:
-        parent: pid of its parent.
-        seconds: CPU time.
-        pages: pages of memory of its own, at most: those it has touched since its fork.
-    """
-
-    parent: int
-    seconds: float
-    pages: int
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +44,29 @@ class Process:
                 signal.pidfd_send_signal(self.handle, number)
             elif not hasattr(os, "pidfd_open"):
                 os.kill(self.pid, number)
+
+    def stop(self) -> int | None:
+        """Stop it; returns its pages of memory once it stands still, or None if it does not."""
+        self.signal(signal.SIGSTOP)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                found = status(self.pid)
+            except OSError:
+                return None
+            if found.state in ("T", "Z"):
+                return found.pages if found.state == "T" else None
+            time.sleep(_STOP_POLL_SECONDS)
+        return None
+
+    def children(self) -> list[int]:
+        """Pids of its children.
+
+        Raises:
+            OSError: they can't be told.
+        """
+        with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as file:
+            return [int(pid) for pid in file.read().split()]
 
     def holds_nothing_open(self) -> bool:
         """Whether it has no descriptor but its socket and /dev/null: its forks would share them."""
@@ -94,8 +104,23 @@ def open_handle(pid: int) -> int | None:
     return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
 
 
-def usage(pid: int) -> Usage:
-    """Read what a process has used.
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the kernel tells of a process.
+
+    Attributes:
+        state: `T` stopped, `Z` ended, ...
+        parent: pid of its parent.
+        pages: pages of memory of its own, at most: those it has touched since its fork.
+    """
+
+    state: str
+    parent: int
+    pages: int
+
+
+def status(pid: int) -> Status:
+    """Look at a process.
 
     Raises:
         OSError: it is gone, or can't be looked at.
@@ -105,8 +130,7 @@ def usage(pid: int) -> Usage:
         fields = os.read(stat, 2000).rpartition(b")")[2].split()
     finally:
         os.close(stat)
-    seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return Usage(int(fields[1]), seconds, min(int(fields[7]), int(fields[21])))
+    return Status(fields[0].decode(), int(fields[1]), min(int(fields[7]), int(fields[21])))
 
 
 def await_end(handle: int) -> None:

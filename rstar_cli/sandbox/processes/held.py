@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from .handles import Process, Usage
+from .handles import Process
 from .zygotes import Zygote
 
 Key = bytes
@@ -24,7 +24,7 @@ class State:
         tree: whose step it ran.
         zygote: what it descends from.
         parent: the state that it was forked from; None where that was the zygote.
-        used: what the kernel has counted for it, up to now.
+        pages: memory of its own, when it was last stopped.
         children: held states that were forked from it.
     """
 
@@ -33,13 +33,13 @@ class State:
     zygote: Zygote
     process: Process
     parent: State | None
-    used: Usage
+    pages: int
     children: set[State] = field(default_factory=set)
 
 
 @dataclass(slots=True)
 class Account:
-    """What a tree has: states and their pages, and the CPU time of all its programs so far."""
+    """What a tree has: states and their pages, and the time that its programs have had so far."""
 
     states: int = 0
     pages: int = 0
@@ -88,18 +88,13 @@ class Held:
                 return depth, state
         return 0, None
 
-    def forked(self, state: State, used: Usage) -> None:
-        """Note that a state was forked from, and charge it for what it has used meanwhile."""
+    def forked(self, state: State, pages: int) -> None:
+        """Note that a state was forked from, and charge it for what it has taken meanwhile."""
         self._candidates.pop(state.key, None)
         self._parents[state.key] = state
         self._parents.move_to_end(state.key)
-        self._count(state, 0, used.pages - state.used.pages)
-        self.charge(state.tree, used.seconds - state.used.seconds)
-        state.used = used
-
-    def charge(self, tree: str, seconds: float) -> None:
-        """Charge a tree for CPU time."""
-        self.account(tree).seconds += seconds
+        self._count(state, 0, pages - state.pages)
+        state.pages = pages
 
     def add(self, state: State) -> None:
         """Keep a state, until room has to be made."""
@@ -109,7 +104,7 @@ class Held:
         self._candidates[state.key] = state
         if state.parent is not None:
             state.parent.children.add(state)
-        self._count(state, 1, state.used.pages)
+        self._count(state, 1, state.pages)
 
     def make_room(self, tree: str) -> None:
         """Give states up until all bounds hold again, those of one tree and those of all."""
@@ -127,7 +122,7 @@ class Held:
         self._candidates.pop(state.key, None)
         if state.parent is not None:
             state.parent.children.discard(state)
-        self._count(state, -1, -state.used.pages)
+        self._count(state, -1, -state.pages)
         state.zygote.end(state.process)
 
     def forget(self, tree: str) -> None:
@@ -142,7 +137,7 @@ class Held:
         for state in [state for state in self._in_order() if state.zygote is zygote]:
             self._parents.pop(state.key, None)
             self._candidates.pop(state.key, None)
-            self._count(state, -1, -state.used.pages)
+            self._count(state, -1, -state.pages)
             state.process.close()
 
     def _in_order(self) -> Iterator[State]:

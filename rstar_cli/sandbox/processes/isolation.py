@@ -32,6 +32,7 @@ _MOUNT_READ_ONLY, _MOUNT_NO_SETUID = 1, 2
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 36, 38
 _SIGKILL = 9
 _MADV_COLLAPSE = 25
+_PR_SET_THP_DISABLE = 41
 _NOBODY = 65534
 
 _VISIBLE = (
@@ -175,7 +176,7 @@ def drop_privileges(namespaces: Sequence[str], processes: int, identity: int) ->
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
         resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))  # 0 would still start a core_pattern that is a pipe
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     if layers:
         _bound_processes(processes)
@@ -246,21 +247,22 @@ def _read(proc: int, name: str) -> str:
         return file.read()
 
 
-def limit_memory(proc: int | None, allowance: int) -> None:
-    """Bound the address space of this process and its forks.
+def memory_limit(proc: int | None, allowance: int) -> int:
+    """Bytes of address space that a fork of this process may have.
 
     Args:
         proc: from `open_proc`. Without it there is no telling what we map, and no limit.
         allowance: bytes on top of what is mapped now.
     """
     if proc is None:
-        return
-    limit = int(_read(proc, "statm").split()[0]) * os.sysconf("SC_PAGE_SIZE") + allowance
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        return resource.RLIM_INFINITY
+    return int(_read(proc, "statm").split()[0]) * os.sysconf("SC_PAGE_SIZE") + allowance
 
 
 def collapse_memory(proc: int | None) -> None:
     """Put our heap on huge pages, where the kernel can (Linux 6.1): a fork then copies far less of the page tables.
+
+    No more of them from then on: what a program touches is told from its page faults, each of one small page.
 
     Args:
         proc: from `open_proc`.
@@ -275,6 +277,7 @@ def collapse_memory(proc: int | None) -> None:
             start, end = -(-start // huge) * huge, end // huge * huge
             if start < end:
                 _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_COLLAPSE)
+    _libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
 
 
 def die_with_parent(parent: int) -> None:

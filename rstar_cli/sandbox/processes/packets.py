@@ -35,6 +35,7 @@ _SIZE = struct.Struct("!I")
 _FD = struct.Struct("i")
 _CREDENTIALS = struct.Struct("iII")
 _ADD_SEALS, _ALL_SEALS = 1033, 15
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # or a zygote that starts later would inherit what came
 _STALL_SECONDS = 5.0
 """How long a stream may stop within a frame."""
 
@@ -89,7 +90,7 @@ def receive(sock: socket.socket, descriptors: int = 0) -> Packet:
     room = socket.CMSG_SPACE(_FD.size) * bool(descriptors)
     if not streams:
         room += socket.CMSG_SPACE(_CREDENTIALS.size)
-    data, ancillary, flags, _ = sock.recvmsg(size, room, socket.MSG_DONTWAIT)
+    data, ancillary, flags, _ = sock.recvmsg(size, room, socket.MSG_DONTWAIT | _CLOSE_ON_EXEC)
     pid, taken = 0, []
     for _, kind, sent in ancillary:
         if kind == socket.SCM_RIGHTS:

@@ -18,6 +18,7 @@ import resource
 import socket
 import sys
 import types
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NoReturn
 
@@ -139,7 +140,7 @@ def _describe(exc: BaseException, name: str) -> tuple[str, str]:
     except BaseException:  # noqa: BLE001 - the program's own __str__
         text = "<its text can't be had>"
     line = _own_line(exc, name)
-    kind = type.__getattribute__(type(exc), "__name__")
+    kind = type.__dict__["__name__"].__get__(type(exc))  # no property of a metaclass
     text = f"{kind}: {text}" if text else str(kind)
     if isinstance(exc, SyntaxError) and exc.filename == name:
         text = f"{kind}: {exc.msg}"  # str() of it repeats our file name
@@ -170,13 +171,26 @@ class Forks(Enum):
     """The limit on processes."""
 
 
-def serve(sock: socket.socket, program: Program, forks: Forks) -> NoReturn:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a program may do.
+
+    Attributes:
+        forks: how it is kept from forking.
+        memory: bytes of address space.
+    """
+
+    forks: Forks
+    memory: int
+
+
+def serve(sock: socket.socket, program: Program, limits: Limits) -> NoReturn:
     """Obey orders for ever: fork; the child runs the steps, and is the next to wait, if it is not killed.
 
     Args:
         sock: where orders come.
         program: one that has run nothing.
-        forks: how children are kept from forking.
+        limits: of the children.
     """
     leave, fork = os._exit, ctypes.PyDLL(None).fork  # not os.fork: it calls what programs register, reseeds `random`
     depth = sys.getrecursionlimit() + _depth()  # programs get the depth that plain Python gives
@@ -193,7 +207,7 @@ def serve(sock: socket.socket, program: Program, forks: Forks) -> NoReturn:
             os.close(descriptor)
             if not in_namespace:
                 isolation.die_with_parent(zygote)
-            _restrict(forks, order["cpu"])
+            _restrict(limits, order["cpu"])
             send(sock, HELLO + str(os.getpid()).encode())
             sys.setrecursionlimit(depth)
             _run(sock, program, order)
@@ -201,12 +215,13 @@ def serve(sock: socket.socket, program: Program, forks: Forks) -> NoReturn:
         leave(0)
 
 
-def _restrict(forks: Forks, cpu: int) -> None:
+def _restrict(limits: Limits, cpu: int) -> None:
     """Lower the limits of a new process; `cpu` in seconds."""
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
-    if forks is Forks.FILTERED:
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory))
+    if limits.forks is Forks.FILTERED:
         seccomp.forbid_forks()
-    elif forks is Forks.LIMITED:
+    elif limits.forks is Forks.LIMITED:
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 _ALLOWED = {
     "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "fstat": 5, "lstat": 6, "poll": 7, "lseek": 8,
-    "mprotect": 10, "munmap": 11, "brk": 12, "rt_sigaction": 13, "rt_sigprocmask": 14, "rt_sigreturn": 15,
+    "mprotect": 10, "munmap": 11, "brk": 12, "rt_sigprocmask": 14, "rt_sigreturn": 15,
     "pread64": 17, "readv": 19, "writev": 20, "access": 21, "select": 23, "sched_yield": 24, "mremap": 25,
     "madvise": 28, "dup": 32, "dup2": 33, "pause": 34, "nanosleep": 35, "getpid": 39, "sendto": 44, "recvfrom": 45,
     "sendmsg": 46, "recvmsg": 47, "getsockname": 51, "getsockopt": 55, "exit": 60, "uname": 63, "getcwd": 79,
@@ -30,13 +30,25 @@ _ALLOWED = {
 }  # fmt: skip
 """Calls that are allowed whatever their arguments; numbers of x86-64."""
 
-_MMAP, _IOCTL, _CLONE, _FCNTL, _PRCTL, _PRLIMIT64, _CLONE3, _CLOSE_RANGE = 9, 16, 56, 72, 157, 302, 435, 436
+_MMAP, _SIGACTION, _IOCTL, _CLONE, _FCNTL, _PRCTL, _PRLIMIT64, _CLONE3, _CLOSE_RANGE = (
+    9,
+    13,
+    16,
+    56,
+    72,
+    157,
+    302,
+    435,
+    436,
+)
 _FORKS = (17, 0x01200011)
 """Flags of a plain fork: SIGCHLD alone, or as glibc calls it."""
 _FCNTLS = (0, 1, 2, 3, 1030)
 """F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC: none that has the kernel send signals."""
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)
 """TCGETS, TIOCGWINSZ, FIONREAD, FIONCLEX, FIOCLEX: what opening a file in Python asks."""
+_SIGNALS = (17, 18)
+"""SIGCHLD, which stays ignored so that the kernel reaps, and SIGCONT, which shall not run code when a pause ends."""
 _SHARED_ANONYMOUS = 0x21
 _PDEATHSIG, _SIGKILL = 1, 9
 
@@ -104,6 +116,7 @@ def _program(forks: int) -> list[Instruction]:
         (_RETURN, 0, 0, _DENY),
     ]
     program += _case(_MMAP, _masked(3, _SHARED_ANONYMOUS))
+    program += _case(_SIGACTION, _unless(0, _SIGNALS))
     program += _case(_CLONE, _among(0, _FORKS, forks))
     if forks == _ALLOW:
         program += _case(_SYS_SECCOMP, [(_RETURN, 0, 0, _ALLOW)])  # for `forbid_forks`: a filter only takes away
@@ -134,6 +147,14 @@ def _among(argument: int, values: Iterable[int], verdict: int = _ALLOW) -> list[
     for value in values:
         body += [(_JUMP_EQUAL, 0, 1, value), (_RETURN, 0, 0, verdict)]
     return [*body, (_RETURN, 0, 0, _DENY)]
+
+
+def _unless(argument: int, values: Iterable[int]) -> list[Instruction]:
+    """Refuse where the argument is one of these values, else allow."""
+    body = _load(argument)
+    for value in values:
+        body += [(_JUMP_EQUAL, 0, 1, value), (_RETURN, 0, 0, _DENY)]
+    return [*body, (_RETURN, 0, 0, _ALLOW)]
 
 
 def _masked(argument: int, bits: int) -> list[Instruction]:

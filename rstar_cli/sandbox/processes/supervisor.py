@@ -15,13 +15,13 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
 from . import isolation
 from .claims import PROTOCOL, read_claim
-from .handles import Process, Usage, ZygoteError, open_handle, usage
+from .handles import Process, ZygoteError, open_handle
 from .held import Held, State, path_keys
 from .packets import ClaimError
 from .wire import Stream, frame
@@ -29,8 +29,8 @@ from .zygotes import HostGoneError, StartError, Zygote
 
 _MARGIN = 64
 """Processes and descriptors for all that is no held state."""
-_CPU_TIMEOUTS = 100
-"""CPU time that the programs of one tree may take together, in timeouts."""
+_TREE_TIMEOUTS = 100
+"""Time that the programs of one tree may take together, in timeouts."""
 _ATTEMPTS = 3
 """How often a branch is tried where its parent, or the zygote, was found dead."""
 
@@ -142,7 +142,7 @@ class Supervisor:
             try:
                 return self._try_branch(self._zygote(start.scientific), start, branch)
             except _DeadParentError:
-                continue
+                start = replace(start, tree="")  # nothing held: its path is run again
             except ZygoteError:
                 self._bury(start.scientific)
         return [LOST]
@@ -153,7 +153,7 @@ class Supervisor:
             return []
         if not (self._keeps and zygote.grants and tree):
             return self._run(zygote, None, prefix, branch)
-        if self._held.account(tree).seconds > _CPU_TIMEOUTS * self._timeout:
+        if self._held.account(tree).seconds > _TREE_TIMEOUTS * self._timeout:
             return [("timeout", "", "", 0.0)]
         keys = path_keys(str(start.scientific), tree, prefix + branch)
         depth, state = self._held.nearest(keys[: len(prefix) + 1])
@@ -191,26 +191,28 @@ class Supervisor:
         """
         key, tree = keep or (b"", "")
         order = {"steps": replay + steps, "replay": len(replay), "cpu": self._cpu}
-        process = zygote.fork(state.process if state is not None else zygote.root, order)
-        if process is None:
-            if state is not None:
-                self._held.drop(state)
-            raise _DeadParentError
-        if state is not None:
-            self._held.forked(state, _usage(state.process) or state.used)
+        begun = time.monotonic()
         try:
+            process = zygote.fork(state.process if state is not None else zygote.root, order)
+            pages = state.process.stop() if state is not None else 0
+            if state is not None and pages is not None:
+                self._held.forked(state, pages)
+            if process is None or pages is None:
+                if process is not None:
+                    zygote.end(process)
+                if state is not None:
+                    self._held.drop(state)
+                raise _DeadParentError
             results = self._claims(zygote, process, replay=bool(replay), steps=len(steps))
-        except ZygoteError:
-            process.close()
-            raise
-        used = _usage(process) if keep is not None else None
-        if used is not None:
-            self._held.charge(tree, used.seconds)
-        if key and used is not None and all(result[0] == "ok" for result in results) and zygote.stop(process):
-            self._held.add(State(key, tree, zygote, process, state, used))
+        finally:
+            if tree:  # by our clock: while it runs, nothing else of ours does
+                self._held.account(tree).seconds += time.monotonic() - begun
+        ran = all(result[0] == "ok" for result in results)
+        if key and ran and (own := zygote.stop(process)) is not None:
+            self._held.add(State(key, tree, zygote, process, state, own))
         else:
             zygote.end(process)
-        if keep is not None:
+        if tree:
             self._held.make_room(tree)
         if replay and results[0][0] != "ok":
             return [LOST]
@@ -269,13 +271,6 @@ class Supervisor:
 
 class _DeadParentError(Exception):
     """A held process does not fork: it has died, or does not obey."""
-
-
-def _usage(process: Process) -> Usage | None:
-    try:
-        return usage(process.pid)
-    except OSError:  # it is gone
-        return None
 
 
 def _raise_descriptors() -> int:

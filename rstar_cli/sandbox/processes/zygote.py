@@ -32,18 +32,22 @@ def main() -> None:
     control = socket.socket(fileno=settings["control"])
     sys.path += [path for path in settings["paths"] if path not in sys.path]
     try:
-        layers, listener, prepared = _start(settings)
+        layers, listener, prepared, memory = _start(settings)
     except Exception as exc:  # noqa: BLE001 - the supervisor has no other way to learn why we can't serve
         packets.send(control, json.dumps({"failed": f"{type(exc).__name__}: {exc}"}).encode())
         return
     packets.send(control, json.dumps({"layers": layers}).encode(), [listener] if listener else [])
     if listener:
         os.close(listener)
-    program.serve(control, prepared, _forks(layers))
+    program.serve(control, prepared, program.Limits(_forks(layers), memory))
 
 
-def _start(settings: dict[str, Any]) -> tuple[list[str], int, program.Program]:
-    """Lock ourselves up; returns the layers that hold, the filter's listener (0: none) and what to fork."""
+def _start(settings: dict[str, Any]) -> tuple[list[str], int, program.Program, int]:
+    """Lock ourselves up.
+
+    Returns:
+        The layers that hold; the filter's listener (0: none); what to fork; bytes that a fork may map.
+    """
     without = settings["without"]
     visible = isolation.visible_paths(settings["paths"])
     proc = isolation.open_proc()
@@ -62,9 +66,8 @@ def _start(settings: dict[str, Any]) -> tuple[list[str], int, program.Program]:
     prepared = program.prepare(settings["output_bytes"])
     gc.collect()
     gc.freeze()
-    if "collapse" not in without:
-        isolation.collapse_memory(proc)
-    isolation.limit_memory(proc, settings["memory_mb"] << 20)
+    isolation.collapse_memory(proc)
+    memory = isolation.memory_limit(proc, settings["memory_mb"] << 20)
     if proc is not None:
         os.close(proc)
     if "landlock" not in without and landlock.restrict(visible):
@@ -74,7 +77,7 @@ def _start(settings: dict[str, Any]) -> tuple[list[str], int, program.Program]:
         listener = _filter_calls(layers, without)
     if "seccomp" not in layers:
         isolation.hide_memory()
-    return layers, listener, prepared
+    return layers, listener, prepared, memory
 
 
 def _leave_for_child() -> None:

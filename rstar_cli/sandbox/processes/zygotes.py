@@ -18,13 +18,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import packets
-from .handles import Process, ZygoteError, await_end, end_children, open_handle, usage
+from .handles import Process, ZygoteError, await_end, end_children, open_handle, status
 from .packets import HELLO, LAST, MORE, ClaimError
 from .seccomp import Listener
 
 _START_SECONDS = 120.0
-_FORK_SECONDS = 5.0
-"""How long a process may take to fork."""
+_ROOT_FORK_SECONDS = 30.0
+_FORK_SECONDS = 1.0
+"""How long a held process, which may be hostile, may take to fork; if it was only slow its path is run again."""
 _MOST_DYING = 4
 """Killed processes that may be on their way out while others start."""
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from processes.zygote import main; main()"
@@ -61,6 +62,7 @@ class Zygote:
             self._poll.register(descriptor, select.POLLIN if descriptor != hangups[0] else 0)
         self._listener: Listener | None = None
         self._dying: list[int] = []
+        self._known: set[int] = set()
         self._granted: int | None = None
         self.root = self._start(settings)
         if self.root.handle is not None:
@@ -100,10 +102,10 @@ class Zygote:
         """Have a process fork a child that runs an order's steps; the parent is stopped afterwards, unless it is ours.
 
         Returns:
-            The child; None where the parent does not do it.
+            The child; None where the parent does not do it, and has to be ended.
 
         Raises:
-            ZygoteError: nobody knows what it did.
+            ZygoteError: the zygote itself does not do it, or nobody knows what a parent did.
         """
         ours, theirs = packets.pair(self._portable)
         inode = os.fstat(theirs.fileno()).st_ino
@@ -116,6 +118,7 @@ class Zygote:
             if parent is not self.root:
                 parent.signal(signal.SIGCONT)
             child = self._greet(parent, ours, inode)
+            self._known.add(child.pid)
         except (OSError, ValueError, ClaimError):
             child = None
         finally:
@@ -124,15 +127,36 @@ class Zygote:
             self._poll.unregister(ours)
             if child is None:
                 ours.close()
-        if parent is not self.root:
-            parent.signal(signal.SIGSTOP)
-        if child is None and (tried or parent is self.root):
-            raise ZygoteError("a fork went wrong: there may be a process that we don't know")
+        if child is None:
+            self._disown(parent, tried)
         return child
+
+    def _disown(self, parent: Process, tried: bool) -> None:
+        """End the child that a parent may have forked and that nobody has heard of.
+
+        Raises:
+            ZygoteError: we can't tell.
+        """
+        if parent is self.root:
+            raise ZygoteError("the zygote does not fork")
+        if not tried:
+            return
+        parent.stop()
+        try:
+            strangers = [pid for pid in parent.children() if pid not in self._known]
+            for pid in strangers:
+                handle = os.pidfd_open(pid)
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                self._dying.append(handle)
+        except ProcessLookupError:
+            return  # there can be but one, and it has ended
+        except OSError as exc:
+            raise ZygoteError("there may be a process that we don't know") from exc
 
     def _greet(self, parent: Process, ours: socket.socket, inode: int) -> Process:
         """Wait for the child's first word, and learn from the kernel who says it."""
-        self._await(ours, time.monotonic() + _FORK_SECONDS)
+        seconds = _ROOT_FORK_SECONDS if parent is self.root else _FORK_SECONDS
+        self._await(ours, time.monotonic() + seconds)
         packet = packets.receive(ours)
         if packet.pid is None:  # no isolation, where the kernel does not tell: then a word is as good
             return Process(int(packet.payload[len(HELLO) :]), None, ours)
@@ -142,7 +166,7 @@ class Zygote:
         handle = None
         try:
             handle = open_handle(pid)
-            stranger = usage(pid).parent != parent.pid
+            stranger = status(pid).parent != parent.pid
         except OSError:  # it has ended since, and is reaped
             stranger = False
         if stranger:
@@ -163,14 +187,22 @@ class Zygote:
             ClaimError: it is too long, or not the process's own.
         """
         claim = bytearray()
+        if process.handle is None and not self._portable:
+            deadline = 0.0  # it has ended: what it has said is there
         self._poll.register(process.socket, select.POLLIN)
+        if process.handle is not None:
+            self._poll.register(process.handle, select.POLLIN)
         try:
             while True:
-                self._await(process.socket, deadline)
+                ended = self._await(process.socket, deadline, process.handle)
                 try:
                     packet = packets.receive(process.socket)
                 except ConnectionError:
                     return None
+                except BlockingIOError:
+                    if ended:  # with its parent stopped too soon to have closed the socket's other end
+                        return None
+                    continue
                 data = packet.payload
                 if not data and not packet.pid:
                     return None
@@ -183,9 +215,14 @@ class Zygote:
                     return bytes(claim)
         finally:
             self._poll.unregister(process.socket)
+            if process.handle is not None:
+                self._poll.unregister(process.handle)
 
-    def _await(self, sock: socket.socket, deadline: float) -> None:
-        """Wait until a socket is readable; meanwhile answer whoever tries to fork.
+    def _await(self, sock: socket.socket, deadline: float, end: int | None = None) -> bool:
+        """Wait until a socket is readable, or a process has ended; meanwhile answer whoever tries to fork.
+
+        Returns:
+            Whether the process has ended, whose pidfd is `end`.
 
         Raises:
             TimeoutError: the deadline passed.
@@ -196,12 +233,14 @@ class Zygote:
         listener = self._listener.descriptor if self._listener is not None else -1
         while True:
             left = deadline - time.monotonic()
-            if left <= 0:
+            if left <= 0 and deadline:
                 raise TimeoutError
-            ready = False
-            for descriptor, events in self._poll.poll(left * 1000 + 1):
+            ready = ended = False
+            for descriptor, events in self._poll.poll(max(left, 0) * 1000 + 1 if deadline else 0):
                 if descriptor == wanted:
                     ready = True
+                elif descriptor == end:
+                    ended = True
                 elif descriptor == listener and self._listener is not None:
                     if events & select.POLLIN and self._listener.answer(self._granted):
                         self._granted = None
@@ -209,13 +248,13 @@ class Zygote:
                     raise HostGoneError
                 else:
                     raise ZygoteError("the zygote has ended")
-            if ready:
-                return
+            if ready or ended or not deadline:
+                return ended or not deadline
 
-    def stop(self, process: Process) -> bool:
-        """Stop a process that has run its steps, to be forked later; returns whether it can be kept."""
-        process.signal(signal.SIGSTOP)
-        return process.holds_nothing_open()
+    def stop(self, process: Process) -> int | None:
+        """Stop a process that has run its steps, to be forked later; its pages, or None where it can't be kept."""
+        pages = process.stop()
+        return pages if process.holds_nothing_open() else None
 
     def end(self, process: Process) -> None:
         """Kill a process, and what came of it; `reap` waits until it is no more.
@@ -224,6 +263,7 @@ class Zygote:
             ZygoteError: something does not end.
         """
         process.signal(signal.SIGKILL)
+        self._known.discard(process.pid)
         if "seccomp" not in self.layers:  # it may have forked
             end_children(self.root.pid)
         process.socket.close()

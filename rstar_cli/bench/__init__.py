@@ -1,0 +1,1 @@
+"""Throughput of each part on this machine, compared in one run with what it replaces."""
