@@ -124,16 +124,32 @@ class TestHolding:
     def test_a_state_a_step_and_all_are_stopped(self, sandbox: Sandbox) -> None:
         step(sandbox, (), "x = 1", "x = 2", "1 / 0", "x = 3")
         assert len(paused()) == 3
-        step(sandbox, ("x = 2",), "x += 1")
-        assert len(paused()) == 4
+        step(sandbox, ("x = 2",), "x += 1", "x += 2")
+        assert len(paused()) == 5
 
     def test_only_new_code_runs(self, sandbox: Sandbox) -> None:
         slow = "import time\ntime.sleep(0.4)\nx = 1"
         step(sandbox, (), slow)
         started = time.monotonic()
         for i in range(4):
-            assert step(sandbox, (slow,), f"print(x + {i})")[0].stdout == f"{1 + i}\n"
+            found = step(sandbox, (slow,), f"print(x + {i})", f"print(x - {i})")
+            assert [result.stdout for result in found] == [f"{1 + i}\n", f"{1 - i}\n"]
         assert time.monotonic() - started < 1.2, "four times 0.4 s of sleep were not slept again"
+
+    def test_a_single_child_goes_on_in_the_same_process(self, sandbox: Sandbox) -> None:
+        step(sandbox, (), "x = 1")
+        before = paused()
+        assert step(sandbox, ("x = 1",), "x += 1\nprint(x)")[0].stdout == "2\n"
+        assert paused() == before
+        found = step(sandbox, ("x = 1",), "print(x)", "print(x + 4)")  # its own state is gone, and made again
+        assert [result.stdout for result in found] == ["1\n", "5\n"]
+        assert step(sandbox, ("x = 1", "x += 1\nprint(x)"), "print(x + 5)")[0].stdout == "7\n"
+
+    def test_a_single_child_that_fails(self, sandbox: Sandbox) -> None:
+        step(sandbox, (), "x = 1")
+        for failing, status in (("x = 5\n1 / 0", "error"), ("import os\nx = 6\nos._exit(0)", "killed")):
+            assert step(sandbox, ("x = 1",), failing)[0].status == status
+            assert step(sandbox, ("x = 1",), "print(x)")[0].stdout == "1\n"
 
     def test_a_whole_completion_holds_nothing(self, sandbox: Sandbox) -> None:
         results = sandbox.execute([ExecuteRequest((), (("x = 1", "x += 1", "print(x)"),), "t")])[0][0]
@@ -172,7 +188,7 @@ class TestHolding:
     def test_no_state_of_another_tree(self, sandbox: Sandbox) -> None:
         tag = "import time\nx = time.perf_counter_ns()"
         step(sandbox, (), tag, tree="a")
-        a, again = (step(sandbox, (tag,), "print(x)", tree="a")[0].stdout for _ in range(2))
+        a, again = (result.stdout for result in step(sandbox, (tag,), "print(x)", "print( x)", tree="a"))
         b = step(sandbox, (tag,), "print(x)", tree="b")[0].stdout
         assert a == again != b
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 _END_SECONDS = 10.0
 """How long the kernel may take to end a killed process."""
 _STOP_SECONDS = 1.0
-_STOP_POLL_SECONDS = 2e-5
+_STOP_YIELDS, _STOP_POLL_SECONDS = 20, 1e-4
 _NULL_DESCRIPTORS = ("0", "1", "2")
 
 
@@ -45,10 +45,10 @@ class Process:
             elif not hasattr(os, "pidfd_open"):
                 os.kill(self.pid, number)
 
-    def stop(self) -> int | None:
-        """Stop it; returns its pages of memory once it stands still, or None if it does not."""
-        self.signal(signal.SIGSTOP)
+    def settle(self) -> int | None:
+        """Wait until it stands still after SIGSTOP; returns its pages of memory, or None if it does not."""
         deadline = time.monotonic() + _STOP_SECONDS
+        yields = _STOP_YIELDS
         while time.monotonic() < deadline:
             try:
                 found = status(self.pid)
@@ -56,7 +56,11 @@ class Process:
                 return None
             if found.state in ("T", "Z"):
                 return found.pages if found.state == "T" else None
-            time.sleep(_STOP_POLL_SECONDS)
+            if yields:  # most stop at once
+                yields -= 1
+                os.sched_yield()
+            else:
+                time.sleep(_STOP_POLL_SECONDS)
         return None
 
     def children(self) -> list[int]:

@@ -25,6 +25,7 @@ class State:
         zygote: what it descends from.
         parent: the state that it was forked from; None where that was the zygote.
         pages: memory of its own, when it was last stopped.
+        seconds: how long it has run.
         children: held states that were forked from it.
     """
 
@@ -34,6 +35,7 @@ class State:
     process: Process
     parent: State | None
     pages: int
+    seconds: float
     children: set[State] = field(default_factory=set)
 
 
@@ -95,6 +97,17 @@ class Held:
         self._parents.move_to_end(state.key)
         self._count(state, 0, pages - state.pages)
         state.pages = pages
+
+    def take(self, state: State) -> None:
+        """Take out a state whose process goes on to another; it has no children."""
+        del self._candidates[state.key]
+        if state.parent is not None:
+            state.parent.children.discard(state)
+        self._count(state, -1, -state.pages)
+
+    def is_candidate(self, state: State) -> bool:
+        """Whether nothing was forked from it yet."""
+        return state.key in self._candidates
 
     def add(self, state: State) -> None:
         """Keep a state, until room has to be made."""

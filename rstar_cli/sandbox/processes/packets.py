@@ -1,9 +1,9 @@
 """What travels between the supervisor and the processes of programs: packets, on a pair of sockets for each process.
 
-Down: an order, JSON `{"steps": [code], "replay": n, "cpu": seconds}`, with the descriptor of the new process's socket;
-a large one in a sealed memfd. Up: HELLO, then claims, JSON `{"status", "stdout", "error"}`: one when the replay ran,
-one a step. On Linux they are SOCK_SEQPACKET, and the kernel tells the supervisor who sends; elsewhere frames in a
-stream.
+Down: an order, JSON `{"steps": [code], "replay": n, "cpu": seconds, "fork": bool}`: to fork, with the descriptor of the
+new process's socket, or to run the steps itself; a large one in a sealed memfd. Up: HELLO, then claims, JSON
+`{"status", "stdout", "error"}`: one when the replay ran, one a step. On Linux they are SOCK_SEQPACKET, and the kernel tells the
+supervisor who sends; elsewhere frames in a stream.
 """
 
 from __future__ import annotations
@@ -139,33 +139,34 @@ def send(sock: socket.socket, payload: bytes, descriptors: Sequence[int] = (), f
     sock.sendall(framed[sent:])
 
 
-def send_order(sock: socket.socket, order: dict[str, Any], child: int) -> None:
-    """Have a process fork; never blocks where packets are sequenced.
+def send_order(sock: socket.socket, order: dict[str, Any], child: int | None = None) -> None:
+    """Have a process fork, or run steps itself; never blocks where packets are sequenced.
 
     Args:
-        sock: to the parent.
+        sock: to the process.
         order: see above.
-        child: descriptor that the new process answers on.
+        child: descriptor that a new process answers on; None where there shall be none.
 
     Raises:
         OSError: the parent is gone, or reads nothing.
     """
-    payload = json.dumps(order).encode()  # escaped: code may hold lone surrogates
+    own = [] if child is None else [child]
+    payload = json.dumps({**order, "fork": bool(own)}).encode()  # escaped: code may hold lone surrogates
     if len(payload) <= PACKET_BYTES or sock.type == socket.SOCK_STREAM:
-        send(sock, payload, [child], socket.MSG_DONTWAIT)
+        send(sock, payload, own, socket.MSG_DONTWAIT)
         return
     large = os.memfd_create("order", os.MFD_ALLOW_SEALING)
     try:
         with open(large, "wb", closefd=False) as file:
             file.write(payload)
         fcntl.fcntl(large, _ADD_SEALS, _ALL_SEALS)
-        send(sock, b"\0", [child, large], socket.MSG_DONTWAIT)
+        send(sock, b"\0", [*own, large], socket.MSG_DONTWAIT)
     finally:
         os.close(large)
 
 
-def receive_order(sock: socket.socket) -> tuple[dict[str, Any], int] | None:
-    """Wait for an order: it, and the descriptor of the new process's socket; None where the supervisor is gone."""
+def receive_order(sock: socket.socket) -> tuple[dict[str, Any], int | None] | None:
+    """Wait for an order: it, and the new process's descriptor if it asks for one; None: the supervisor is gone."""
     streams = sock.type == socket.SOCK_STREAM
     try:
         size = _SIZE.size if streams else PACKET_BYTES
@@ -177,11 +178,13 @@ def receive_order(sock: socket.socket) -> tuple[dict[str, Any], int] | None:
         return None
     if not payload:
         return None
-    child, *large = (fd for fds in ancillary for (fd,) in _FD.iter_unpack(fds[2]))
-    if large:
-        payload = os.pread(large[0], os.fstat(large[0]).st_size, 0)
-        os.close(large[0])
-    return json.loads(payload), child
+    descriptors = [fd for fds in ancillary for (fd,) in _FD.iter_unpack(fds[2])]
+    if payload == b"\0":
+        large = descriptors.pop()
+        payload = os.pread(large, os.fstat(large).st_size, 0)
+        os.close(large)
+    order = json.loads(payload)
+    return order, descriptors[0] if order["fork"] else None
 
 
 def send_claim(sock: socket.socket, payload: bytes) -> None:

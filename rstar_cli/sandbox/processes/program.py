@@ -198,6 +198,9 @@ def serve(sock: socket.socket, program: Program, limits: Limits) -> NoReturn:
     try:
         while (received := receive_order(sock)) is not None:
             order, descriptor = received
+            if descriptor is None:
+                _run(sock, program, order)
+                continue
             if fork():
                 os.close(descriptor)
                 continue

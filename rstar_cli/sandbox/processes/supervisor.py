@@ -163,7 +163,27 @@ class Supervisor:
                 return [LOST]
             depth, state = self._held.nearest(keys[: len(prefix) + 1])
         # of a chain of steps no state is held: it ran to its end, or will be gone through again from a step within
-        return self._run(zygote, state, prefix[depth:], branch, keep=(keys[-1] if len(branch) == 1 else b"", tree))
+        keep = (keys[-1] if len(branch) == 1 else b"", tree)
+        if state is not None and not start.shared and self._held.is_candidate(state) and state.seconds < self._timeout:
+            return self._go_on(zygote, state, prefix[depth:], branch, keep)
+        return self._run(zygote, state, prefix[depth:], branch, keep)
+
+    def _go_on(
+        self, zygote: Zygote, state: State, replay: list[str], steps: list[str], keep: tuple[bytes, str]
+    ) -> list[Result]:
+        """Have a held process itself replay steps and run others: its only child so far costs no fork.
+
+        The state is gone then. A search forks one that it draws several candidates from; if this one comes to be needed
+        again, its path is run again. Arguments, results and errors are those of `_run`.
+        """
+        self._held.take(state)
+        order = {"steps": replay + steps, "replay": len(replay), "cpu": self._cpu}
+        if not zygote.resume(state.process, order):
+            zygote.end(state.process)
+            raise _DeadParentError
+        results = self._hear(zygote, state.process, state.parent, len(replay), len(steps), keep, state.seconds)
+        self._held.make_room(state.tree)
+        return results
 
     def _run(
         self,
@@ -171,7 +191,7 @@ class Supervisor:
         state: State | None,
         replay: list[str],
         steps: list[str],
-        keep: tuple[bytes, str] | None = None,
+        keep: tuple[bytes, str] = (b"", ""),
     ) -> list[Result]:
         """Fork a process from a state (None: the zygote itself) and have it replay steps, then run others.
 
@@ -189,31 +209,46 @@ class Supervisor:
             _DeadParentError: there is no forking from this state.
             ZygoteError: the zygote has to be given up.
         """
-        key, tree = keep or (b"", "")
         order = {"steps": replay + steps, "replay": len(replay), "cpu": self._cpu}
         begun = time.monotonic()
-        try:
-            process = zygote.fork(state.process if state is not None else zygote.root, order)
-            pages = state.process.stop() if state is not None else 0
-            if state is not None and pages is not None:
-                self._held.forked(state, pages)
-            if process is None or pages is None:
-                if process is not None:
-                    zygote.end(process)
-                if state is not None:
-                    self._held.drop(state)
-                raise _DeadParentError
-            results = self._claims(zygote, process, replay=bool(replay), steps=len(steps))
-        finally:
-            if tree:  # by our clock: while it runs, nothing else of ours does
-                self._held.account(tree).seconds += time.monotonic() - begun
+        process = zygote.fork(state.process if state is not None else zygote.root, order)
+        if keep[1]:  # by our clock: while one of a tree's processes runs, nothing else of ours does
+            self._held.account(keep[1]).seconds += time.monotonic() - begun
+        if process is None:
+            if state is not None:
+                self._held.drop(state)
+            raise _DeadParentError
+        results = self._hear(zygote, process, state, len(replay), len(steps), keep)
+        if state is not None and (pages := state.process.settle()) is not None:
+            self._held.forked(state, pages)
+        elif state is not None:
+            self._held.drop(state)
+        if keep[1]:
+            self._held.make_room(keep[1])
+        return results
+
+    def _hear(
+        self,
+        zygote: Zygote,
+        process: Process,
+        parent: State | None,
+        replay: int,
+        steps: int,
+        keep: tuple[bytes, str],
+        seconds: float = 0.0,
+    ) -> list[Result]:
+        """Hear what a process claims, charge its tree, and hold it or end it; `parent` is the state it comes from."""
+        key, tree = keep
+        begun = time.monotonic()
+        results = self._claims(zygote, process, replay=bool(replay), steps=steps)
+        took = time.monotonic() - begun
+        if tree:
+            self._held.account(tree).seconds += took
         ran = all(result[0] == "ok" for result in results)
-        if key and ran and (own := zygote.stop(process)) is not None:
-            self._held.add(State(key, tree, zygote, process, state, own))
+        if key and ran and (pages := zygote.stop(process)) is not None:
+            self._held.add(State(key, tree, zygote, process, parent, pages, seconds + took))
         else:
             zygote.end(process)
-        if tree:
-            self._held.make_room(tree)
         if replay and results[0][0] != "ok":
             return [LOST]
         return results[1:] if replay else results

@@ -127,9 +127,20 @@ class Zygote:
             self._poll.unregister(ours)
             if child is None:
                 ours.close()
+            if parent is not self.root:
+                parent.signal(signal.SIGSTOP)
         if child is None:
             self._disown(parent, tried)
         return child
+
+    def resume(self, process: Process, order: dict[str, Any]) -> bool:
+        """Have a held process run an order's steps itself; whether the order came to it."""
+        try:
+            packets.send_order(process.socket, order)
+        except OSError:
+            return False
+        process.signal(signal.SIGCONT)
+        return True
 
     def _disown(self, parent: Process, tried: bool) -> None:
         """End the child that a parent may have forked and that nobody has heard of.
@@ -141,7 +152,7 @@ class Zygote:
             raise ZygoteError("the zygote does not fork")
         if not tried:
             return
-        parent.stop()
+        parent.settle()
         try:
             strangers = [pid for pid in parent.children() if pid not in self._known]
             for pid in strangers:
@@ -253,7 +264,8 @@ class Zygote:
 
     def stop(self, process: Process) -> int | None:
         """Stop a process that has run its steps, to be forked later; its pages, or None where it can't be kept."""
-        pages = process.stop()
+        process.signal(signal.SIGSTOP)
+        pages = process.settle()
         return pages if process.holds_nothing_open() else None
 
     def end(self, process: Process) -> None:
