@@ -169,8 +169,11 @@ def _null_step(load: Load) -> dict[str, dict[str, float]]:
 def _paused(load: Load) -> dict[str, float] | None:
     """Memory of paused sympy steps, in MB each; None where it can't be told, or nothing is paused."""
     programs = scientific(load.programs)
-    with _warm(1, tree=True, states=max(1024, 2 * load.states)) as sandbox:
-        _step_by_step(sandbox, programs, forget=False)
+    with _warm(1, tree=True, states=max(1024, 4 * load.states)) as sandbox:
+        for program in programs:
+            for depth, step in enumerate(program.steps):  # two candidates, so that each has a process of its own
+                twice = ((step,), (f"{step}\n# again",))
+                _execute(sandbox, [ExecuteRequest(program.steps[:depth], twice, program.id)])
         sizes = [size for pid in memory.stopped_descendants() if (size := memory.proportional_mb(pid)) is not None]
     return {"states": len(sizes), "mean_mb": mean(sizes), "max_mb": max(sizes)} if sizes else None
 
@@ -246,13 +249,12 @@ def _complete(sandbox: Sandbox, programs: Sequence[StepProgram]) -> None:
     _forget(sandbox, programs)
 
 
-def _step_by_step(sandbox: Sandbox, programs: Sequence[StepProgram], *, forget: bool = True) -> None:
+def _step_by_step(sandbox: Sandbox, programs: Sequence[StepProgram]) -> None:
     """Run each step on top of those before it, in a request of its own."""
     for wave in _waves(programs):
         for depth in range(DEPTH):
             _execute(sandbox, [ExecuteRequest(p.steps[:depth], ((p.steps[depth],),), p.id) for p in wave])
-        if forget:
-            _forget(sandbox, wave)
+        _forget(sandbox, wave)
 
 
 def _candidates(sandbox: Sandbox, programs: Sequence[StepProgram]) -> float:

@@ -1,9 +1,10 @@
 """What travels between the supervisor and the processes of programs: packets, on a pair of sockets for each process.
 
 Down: an order, JSON `{"steps": [code], "replay": n, "cpu": seconds, "fork": bool}`: to fork, with the descriptor of the
-new process's socket, or to run the steps itself; a large one in a sealed memfd. Up: HELLO, then claims, JSON
-`{"status", "stdout", "error"}`: one when the replay ran, one a step. On Linux they are SOCK_SEQPACKET, and the kernel tells the
-supervisor who sends; elsewhere frames in a stream.
+new process's socket, or to run the steps itself; a large one in a sealed memfd.
+
+Up: HELLO, then claims, JSON `{"status", "stdout", "error"}`: one when the replay ran, one a step. On Linux they are
+SOCK_SEQPACKET, and the kernel tells the supervisor who sends; elsewhere frames in a stream.
 """
 
 from __future__ import annotations
