@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import time
@@ -73,7 +72,6 @@ def measure(workers: int | None, programs: int) -> dict[str, Any]:
         SetupError: no program can be run here.
         RstarError: a program of ours did not run to its end.
     """
-    logging.getLogger("rstar_cli.sandbox").setLevel(logging.ERROR)  # it runs without isolation for comparison
     load = Load(workers or count_cores(), programs)
     report: dict[str, Any] = {"machine": _machine(load)}
     with StageProgress("bench sandbox", len(PARTS)) as progress:
@@ -84,7 +82,7 @@ def measure(workers: int | None, programs: int) -> dict[str, Any]:
 
 
 def _machine(load: Load) -> dict[str, Any]:
-    with Sandbox(workers=1) as sandbox:
+    with Sandbox(workers=1, floor="none") as sandbox:
         layers = sandbox.layers()
         level = sandbox.isolation()
     return {
@@ -108,7 +106,7 @@ def _start(load: Load) -> dict[str, float]:
 
 def _seconds_to_start(code: str) -> float:
     started = time.perf_counter()
-    with Sandbox(workers=1) as sandbox:
+    with Sandbox(workers=1, floor="none") as sandbox:
         _check(sandbox.run(code))
         return time.perf_counter() - started
 
@@ -231,7 +229,7 @@ PARTS: dict[str, Callable[[Load], Any]] = {
 @contextmanager
 def _warm(workers: int, *, tree: bool = False, states: int = 1024, without: Sequence[str] = ()) -> Iterator[Sandbox]:
     """A sandbox whose processes have all started."""
-    with Sandbox(workers=workers, timeout=_TIMEOUT, tree=tree, states=states, without=without) as sandbox:
+    with Sandbox(workers=workers, timeout=_TIMEOUT, tree=tree, states=states, floor="none", without=without) as sandbox:
         first = [ExecuteRequest((), ((code,),)) for code in (_NULL[1], _SYMPY_NULL[0])]
         _execute(sandbox, first * workers)  # each worker is handed two at once: one of each kind
         yield sandbox

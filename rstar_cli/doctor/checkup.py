@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,10 +76,9 @@ def examine(without: Sequence[str] = ()) -> Checkup:
     Args:
         without: isolation layers to leave out, as `Sandbox` does.
     """
-    logging.getLogger("rstar_cli.sandbox").setLevel(logging.ERROR)  # we tell the level ourselves
     found = machine.look()
     try:
-        with Sandbox(workers=1, timeout=TIMEOUT, memory_mb=MEMORY_MB, without=without) as sandbox:
+        with Sandbox(workers=1, timeout=TIMEOUT, memory_mb=MEMORY_MB, floor="none", without=without) as sandbox:
             level, layers = sandbox.isolation(), sandbox.layers()
             outcomes = attack(sandbox)
     except SetupError as error:

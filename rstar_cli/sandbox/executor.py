@@ -44,7 +44,7 @@ class Sandbox:
         output_bytes: most bytes of standard output a step.
         tree: hold the states of steps, so that a request runs only what is new; else every branch runs its whole path.
         states: most states that a worker holds.
-        floor: refuse to run with less isolation than this.
+        floor: refuse to run with less isolation than this; only with `none` is nothing said of running with little.
         without: isolation layers to leave out, for measurements and tests: `pid` (with it all namespaces), `mount`,
             `landlock`, `seccomp`, `grants`.
 
@@ -247,7 +247,7 @@ class Sandbox:
                 f"this machine isolates programs at level {found!r} ({', '.join(layers)}), below {self._floor!r}",
                 remedy="see `rstar doctor`; allow user namespaces and seccomp, or accept less with --isolation",
             )
-        if STRENGTH.index(found) < STRENGTH.index("landlock+seccomp"):
+        if self._floor != "none" and STRENGTH.index(found) < STRENGTH.index("landlock+seccomp"):
             _log.warning("programs run at isolation level %r: they can read your files; see `rstar doctor`", found)
 
     def _count(self, job: Job) -> None:
