@@ -4,8 +4,9 @@ Host (this process; `executor`, `worker`) -> supervisors, one a core -> zygotes 
 No program's code ever runs in the first three. A zygote is a warm interpreter, bare or with numpy and sympy loaded.
 
 Two modes, one protocol. *One-shot*: fork the zygote, run a program, die. *Fork tree* (`tree=True`): the process that
-ran a step is paused and holds the interpreter's state; the steps below it run in forks of that process, and only new
-code runs. What is held is bounded (`processes/held.py`) and made again by running its path where it is gone.
+ran a step is paused and holds the interpreter's state; the steps below it run in forks of that process (an only one in
+the process itself), and only new code runs. What is held is bounded (`processes/held.py`) and made again by running its
+path where it is gone.
 
 What contains a program, strongest first (`levels.py` has the words; `rstar doctor` tells what a machine has):
 
@@ -13,8 +14,8 @@ What contains a program, strongest first (`levels.py` has the words; `rstar doct
   and the system libraries alone. Capabilities, new privileges and, as root, the user id are given up. Landlock on top:
   no file is written or made. A seccomp filter (x86-64): no sockets, signals, threads, exec, shared memory, timers.
 - `landlock+seccomp`: the same without namespaces. Names and sizes of the host's files can be seen, nothing be read.
-- `rlimits`, in every case: memory, CPU time, file size 0, 64 descriptors, no descendants. A program reads what the user
-  may read and reaches the network.
+- `rlimits`, in every case: CPU time, file size 0, 64 descriptors, no descendants (root's are swept up afterwards), and
+  on Linux memory. A program reads what the user may read and reaches the network.
 
 What the supervisor holds in hand, whatever a program does:
 

@@ -99,9 +99,16 @@ class Sandbox:
         self._closed = True
 
     def layers(self) -> tuple[str, ...]:
-        """Isolation layers that hold on this machine; see `rstar_cli.sandbox`."""
+        """Isolation layers that hold on this machine; see `rstar_cli.sandbox`.
+
+        Raises:
+            SetupError: no program can be run.
+        """
         self.run("")
-        return next(worker.layers for worker in self._alive() if worker.layers is not None)
+        layers = next((worker.layers for worker in self._alive() if worker.layers is not None), None)
+        if layers is None:
+            raise SetupError("no program can be run", remedy="check the limits on memory and processes of this machine")
+        return layers
 
     def isolation(self) -> Isolation:
         """How strong they are together."""
@@ -114,8 +121,8 @@ class Sandbox:
     def execute(self, requests: Sequence[ExecuteRequest]) -> list[list[list[ExecutionResult]]]:
         """Per request, per branch: the results of its steps up to and with the first failure.
 
-        A request's prefix runs once, each branch in a fork of the state that it left; equal requests give equal
-        results. Branches never see each other's effects.
+        Branches never see each other's effects; equal requests give equal results, whatever is held. With `tree` a
+        prefix runs once for all branches and for later requests, else again for every branch.
 
         Args:
             requests: in any number; they are spread over the workers.
@@ -163,7 +170,8 @@ class Sandbox:
                 raise feed.error
         finally:
             if not self._closed:
-                self._selector.unregister(feed.signal)
+                with contextlib.suppress(KeyError):  # it has been over
+                    self._selector.unregister(feed.signal)
             feed.close()
             self._take_back(under_way)
 
@@ -184,7 +192,8 @@ class Sandbox:
                 self._selector.modify(worker.socket, events, worker)
         for key, events in self._selector.select(1.0):
             if key.data is None:
-                key.fileobj.recv(4096)  # type: ignore[union-attr]  # the feed's signal, a socket
+                if not key.fileobj.recv(4096):  # type: ignore[union-attr]  # a feed's signal: a socket
+                    self._selector.unregister(key.fileobj)  # it has no more to tell
                 continue
             if events & selectors.EVENT_WRITE:
                 key.data.write()
@@ -198,12 +207,12 @@ class Sandbox:
         """Give waiting jobs to workers, to each one more than it works on. A tree's states are where it was last."""
         for slot, worker in enumerate(self._workers):
             while self._waiting and (worker is None or len(worker.jobs) < _AHEAD):
-                job = self._pick(slot, idle=worker is None or not worker.jobs)
-                if job is None:
-                    break
                 if worker is None:
                     worker = self._workers[slot] = Worker(self._settings)
                     self._selector.register(worker.socket, selectors.EVENT_READ, worker)
+                job = self._pick(slot, idle=not worker.jobs)
+                if job is None:
+                    break
                 worker.give(job)
 
     def _pick(self, slot: int, *, idle: bool) -> Job | None:
@@ -233,6 +242,7 @@ class Sandbox:
                 self._check_floor(worker.layers)
         except BaseException:
             self._end(worker)
+            self._waiting.extendleft(reversed(worker.jobs))  # some may be another caller's
             raise
         if finished is None:
             self._bury(worker)

@@ -98,6 +98,11 @@ class TestManyPrograms:
         more.set()
         assert [result.stdout for result in results] == ["3\n"]
 
+    def test_the_host_sleeps_while_the_last_programs_run(self, sandbox: Sandbox) -> None:
+        started = time.process_time()
+        assert [result.ok for result in sandbox.run_many(["import time\ntime.sleep(1)"])] == [True]
+        assert time.process_time() - started < 0.3
+
     def test_takes_a_bounded_number_ahead(self, sandbox: Sandbox) -> None:
         taken = 0
 
@@ -238,6 +243,16 @@ class TestLeftovers:
             host.stdout.close()
         assert wait_until(lambda: not (children & all_processes()), 10)
 
+    def test_host_with_many_descriptors(self) -> None:
+        script = (
+            "import os, resource\nhard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))\n"
+            "kept = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)] if hard > 2000 else []\n"
+            "from rstar_cli.sandbox import Sandbox\nprint(Sandbox(workers=1).run('print(1)').stdout)"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+        assert done.stdout == "1\n\n"
+
     def test_host_gone_while_a_fork_of_it_lives(self) -> None:
         script = (
             "import os, time\nfrom rstar_cli.sandbox import Sandbox\nbox = Sandbox(workers=1)\nbox.run('')\n"
@@ -311,6 +326,14 @@ class TestWithoutALayer:
         for request in (ExecuteRequest((), ((fork,),)), ExecuteRequest(("x = 1",), ((fork,), ("print(x)",)))):
             assert bare.execute([request])[0][-1][0].status in ("ok", "error", "denied")
             assert wait_until(lambda: processes(os.getpid()) == before)
+
+    def test_a_branch_that_kills_its_parent_takes_no_sibling_with_it(self, bare: Sandbox, level: str) -> None:
+        killer = "import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(0.2)"
+        results = bare.execute([ExecuteRequest((), ((killer,), ("print(1)",)), "t")])[0]
+        assert results[0][0].status in ("lost", "killed", "denied", "ok"), (
+            "pid 1 of a namespace can not be killed from within"
+        )
+        assert results[1][0].stdout == "1\n"
 
     def test_close_ends_what_runs(self, bare: Sandbox, level: str) -> None:
         before = processes(os.getpid())

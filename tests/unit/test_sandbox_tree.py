@@ -109,6 +109,11 @@ class TestSameResults:
         assert [r.stdout for r in step(sandbox, (first,), second, "print(x)")] == ["sqrt(2)\n", "2\n"]
         assert step(sandbox, (first, second), "print(sympy.Integer(x) / 3)")[0].stdout == "2/3\n"
 
+    def test_a_recursion_limit_that_a_step_sets(self, sandbox: Sandbox) -> None:
+        first = "import sys\nsys.setrecursionlimit(20_000)\ndef f(n): return n and f(n - 1)"
+        step(sandbox, (), first)
+        assert all(result.ok for result in step(sandbox, (first,), "f(5_000)", "f(5_001)"))
+
     def test_large_steps(self, sandbox: Sandbox) -> None:
         large = "y = 1\n# " + "z" * 300_000
         step(sandbox, (), large)

@@ -15,6 +15,7 @@ import os
 import socket
 import struct
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,11 +76,12 @@ def pair(portable: bool) -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-def receive(sock: socket.socket, descriptors: int = 0) -> Packet:
+def receive(sock: socket.socket, deadline: float, descriptors: int = 0) -> Packet:
     """The packet that a readable socket of the supervisor holds; does not wait for one.
 
     Args:
         sock: the supervisor's end of a pair.
+        deadline: by `time.monotonic()`, for the rest of a frame of a stream.
         descriptors: how many to take; there is no room for others, and the kernel drops them.
 
     Raises:
@@ -104,20 +106,22 @@ def receive(sock: socket.socket, descriptors: int = 0) -> Packet:
         raise ClaimError("a packet too long")
     if not streams:
         return Packet(data, pid, taken)
-    return Packet(_rest_of_frame(sock, data) if data else b"", None, taken)
+    return Packet(_rest_of_frame(sock, data, deadline) if data else b"", None, taken)
 
 
-def _rest_of_frame(sock: socket.socket, head: bytes) -> bytes:
-    head += _read(sock, _SIZE.size - len(head))
+def _rest_of_frame(sock: socket.socket, head: bytes, deadline: float) -> bytes:
+    head += _read(sock, _SIZE.size - len(head), deadline)
     size = _SIZE.unpack(head)[0]
     if size > PACKET_BYTES + 1 or size == 0:
         raise ClaimError("a frame too long")
-    return _read(sock, size)
+    return _read(sock, size, deadline)
 
 
-def _read(sock: socket.socket, size: int) -> bytes:
+def _read(sock: socket.socket, size: int, deadline: float | None = None) -> bytes:
     data = bytearray()
     while len(data) < size:
+        if deadline is not None:
+            sock.settimeout(max(min(deadline - time.monotonic(), _STALL_SECONDS), 1e-3))
         more = sock.recv(size - len(data))
         if not more:
             raise ConnectionResetError

@@ -1,4 +1,4 @@
-"""Runs untrusted code: a process waits for orders, forks for each, and the child runs the order's steps.
+"""Runs untrusted code: a process waits for orders, forks for one, and the child runs the order's steps.
 
 The first process is the zygote. A child that is kept waits in its turn: it holds the state after its steps.
 Once code of a program has run, nothing in the process can be relied on: it may claim what it likes about its own steps,
@@ -185,7 +185,9 @@ class Limits:
 
 
 def serve(sock: socket.socket, program: Program, limits: Limits) -> NoReturn:
-    """Obey orders for ever: fork; the child runs the steps, and is the next to wait, if it is not killed.
+    """Obey orders for ever: fork, and the child runs the steps and is the next to wait, if it is not killed.
+
+    An order may also be to run steps here: the state that was is gone then.
 
     Args:
         sock: where orders come.
@@ -193,7 +195,7 @@ def serve(sock: socket.socket, program: Program, limits: Limits) -> NoReturn:
         limits: of the children.
     """
     leave, fork = os._exit, ctypes.PyDLL(None).fork  # not os.fork: it calls what programs register, reseeds `random`
-    depth = sys.getrecursionlimit() + _depth()  # programs get the depth that plain Python gives
+    sys.setrecursionlimit(sys.getrecursionlimit() + _depth())  # programs get the depth that plain Python gives
     in_namespace = os.getpid() == 1
     try:
         while (received := receive_order(sock)) is not None:
@@ -212,7 +214,6 @@ def serve(sock: socket.socket, program: Program, limits: Limits) -> NoReturn:
                 isolation.die_with_parent(zygote)
             _restrict(limits, order["cpu"])
             send(sock, HELLO + str(os.getpid()).encode())
-            sys.setrecursionlimit(depth)
             _run(sock, program, order)
     finally:
         leave(0)

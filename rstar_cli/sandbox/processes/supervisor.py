@@ -68,12 +68,14 @@ class _Start:
         tree: whose states it shares; empty: nobody's.
         prefix: the steps so far.
         shared: whether several branches start here.
+        held: whether to start from what is held; else the whole path is run.
     """
 
     scientific: bool
     tree: str
     prefix: list[str]
     shared: bool
+    held: bool = True
 
 
 class Supervisor:
@@ -88,7 +90,7 @@ class Supervisor:
         self._timeout: float = settings["timeout"]
         self._output_bytes: int = settings["output_bytes"]
         self._claim_bytes = 6 * self._output_bytes + 20_000  # JSON writes a control character in six bytes
-        self._cpu = 2 * ceil(self._timeout) + 2  # behind our clock, for replay and branch
+        self._cpu = 3 * ceil(self._timeout) + 2  # behind our clock: what a state has run, a replay, a branch
         self._hangups = hangups
         states = min(settings["states"], _raise_descriptors() // 2 - _MARGIN)
         self._keeps = settings["states"] > 0
@@ -130,22 +132,28 @@ class Supervisor:
         start = _Start(asked["scientific"], asked["tree"], asked["prefix"], shared=len(branches) > 1)
         results: list[list[Result]] = []
         for branch in branches:
-            results.append(self._branch(start, branch))
-            if results[-1] == [LOST]:  # the prefix does not run: neither will it for the other branches
+            found = self._branch(start, branch)
+            results.append(found if found is not None else [LOST])
+            if found == [LOST]:  # the prefix does not run: neither will it for the other branches
                 results += [[LOST]] * (len(branches) - len(results))
                 break
         return {"results": results, "layers": self._zygote(start.scientific).layers}
 
-    def _branch(self, start: _Start, branch: list[str]) -> list[Result]:
-        """Run a branch, if need be again; its steps' results up to and with the first failure."""
+    def _branch(self, start: _Start, branch: list[str]) -> list[Result] | None:
+        """Run a branch, if need be again.
+
+        Returns:
+            Its steps' results up to and with the first failure; `[LOST]` where the prefix fails; None where there is
+            no running it: it ends its zygote.
+        """
         for _ in range(_ATTEMPTS):
             try:
                 return self._try_branch(self._zygote(start.scientific), start, branch)
             except _DeadParentError:
-                start = replace(start, tree="")  # nothing held: its path is run again
-            except ZygoteError:
-                self._bury(start.scientific)
-        return [LOST]
+                start = replace(start, held=False)
+            except ZygoteError:  # nobody said whose: what is held may be either's
+                self._bury_all()
+        return None
 
     def _try_branch(self, zygote: Zygote, start: _Start, branch: list[str]) -> list[Result]:
         prefix, tree = start.prefix, start.tree
@@ -155,6 +163,8 @@ class Supervisor:
             return self._run(zygote, None, prefix, branch)
         if self._held.account(tree).seconds > _TREE_TIMEOUTS * self._timeout:
             return [("timeout", "", "", 0.0)]
+        if not start.held:
+            return self._run(zygote, None, prefix, branch, (b"", tree))
         keys = path_keys(str(start.scientific), tree, prefix + branch)
         depth, state = self._held.nearest(keys[: len(prefix) + 1])
         if depth < len(prefix) and start.shared:
@@ -240,7 +250,11 @@ class Supervisor:
         """Hear what a process claims, charge its tree, and hold it or end it; `parent` is the state it comes from."""
         key, tree = keep
         begun = time.monotonic()
-        results = self._claims(zygote, process, replay=bool(replay), steps=steps)
+        try:
+            results = self._claims(zygote, process, replay=bool(replay), steps=steps)
+        except ZygoteError:
+            process.close()
+            raise
         took = time.monotonic() - begun
         if tree:
             self._held.account(tree).seconds += took
@@ -285,23 +299,22 @@ class Supervisor:
     def _forget(self, tree: str) -> None:
         try:
             self._held.forget(tree)
-        except ZygoteError:  # a process does not end: whose zygote it is nobody said
-            for scientific in list(self._zygotes):
-                self._bury(scientific)
+        except ZygoteError:
+            self._bury_all()
 
     def _reap(self) -> None:
-        for scientific, zygote in list(self._zygotes.items()):
-            try:
+        try:
+            for zygote in self._zygotes.values():
                 zygote.reap()
-            except ZygoteError:
-                self._bury(scientific)
+        except ZygoteError:
+            self._bury_all()
 
-    def _bury(self, scientific: bool) -> None:
-        """End a zygote that is gone or out of control, and with it all that came of it."""
-        zygote = self._zygotes.pop(scientific, None)
-        if zygote is not None:
+    def _bury_all(self) -> None:
+        """End the zygotes, one of which is gone or out of control, and with them all that came of them."""
+        for zygote in self._zygotes.values():
             zygote.close()
             self._held.bury(zygote)
+        self._zygotes.clear()
 
 
 class _DeadParentError(Exception):

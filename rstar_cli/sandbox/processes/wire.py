@@ -26,7 +26,9 @@ class Stream:
 
     def __init__(self, sock: socket.socket, watch: int | None) -> None:
         self.socket = sock
-        self._watched = [sock.fileno()] if watch is None else [sock.fileno(), watch]
+        self._poll = select.poll()  # not select: a host may have many descriptors
+        for descriptor in [sock.fileno(), *([] if watch is None else [watch])]:
+            self._poll.register(descriptor, select.POLLIN)
         self._buffer = bytearray()
 
     def read(self) -> Any | None:
@@ -42,11 +44,11 @@ class Stream:
 
     def pending(self) -> bool:
         """Whether some of the next message is there."""
-        return bool(self._buffer or select.select([self.socket], [], [], 0)[0])
+        return bool(self._buffer or self._poll.poll(0))
 
     def _fill(self, size: int) -> bool:
         while len(self._buffer) < size:
-            ready = select.select(self._watched, [], [])[0]
+            ready = {descriptor for descriptor, _ in self._poll.poll()}
             try:
                 data = self.socket.recv(1 << 18) if self.socket.fileno() in ready else b""
             except ConnectionError:

@@ -70,18 +70,16 @@ class Zygote:
         self.grants = self._listener is not None and self.root.can_be_inspected()
 
     def _start(self, settings: dict[str, Any]) -> Process:
-        ours, theirs = packets.pair(self._portable)
-        told = {**settings, "control": theirs.fileno(), "supervisor": os.getpid()}
-        theirs.set_inheritable(True)
-        null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
-        arguments = [sys.executable, "-s", "-P", "-B", "-c", _BOOT, settings["package"], json.dumps(told)]
-        starter = os.posix_spawn(sys.executable, arguments, settings["environment"], file_actions=null)
-        theirs.close()
+        deadline = time.monotonic() + _START_SECONDS
+        try:
+            ours, starter = self._spawn(settings)
+        except OSError as exc:
+            raise StartError(f"a process can't be started: {exc}") from exc
         self._poll.register(ours, select.POLLIN)
         try:
-            self._await(ours, time.monotonic() + _START_SECONDS)
-            packet = packets.receive(ours, descriptors=1)
-        except (OSError, TimeoutError) as exc:
+            self._await(ours, deadline)
+            packet = packets.receive(ours, deadline, descriptors=1)
+        except (OSError, ClaimError, ZygoteError) as exc:
             ours.close()
             raise StartError("a process ended at its start") from exc
         self._poll.unregister(ours)
@@ -97,6 +95,16 @@ class Zygote:
         if pid != starter:  # it has left for its namespace, and we have adopted the child
             os.waitpid(starter, 0)
         return Process(pid, open_handle(pid), ours)
+
+    def _spawn(self, settings: dict[str, Any]) -> tuple[socket.socket, int]:
+        """Start a process that becomes the zygote; our end of its socket, and its pid."""
+        ours, theirs = packets.pair(self._portable)
+        with theirs:
+            told = {**settings, "control": theirs.fileno(), "supervisor": os.getpid()}
+            theirs.set_inheritable(True)
+            null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
+            arguments = [sys.executable, "-s", "-P", "-B", "-c", _BOOT, settings["package"], json.dumps(told)]
+            return ours, os.posix_spawn(sys.executable, arguments, settings["environment"], file_actions=null)
 
     def fork(self, parent: Process, order: dict[str, Any]) -> Process | None:
         """Have a process fork a child that runs an order's steps; the parent is stopped afterwards, unless it is ours.
@@ -167,8 +175,9 @@ class Zygote:
     def _greet(self, parent: Process, ours: socket.socket, inode: int) -> Process:
         """Wait for the child's first word, and learn from the kernel who says it."""
         seconds = _ROOT_FORK_SECONDS if parent is self.root else _FORK_SECONDS
-        self._await(ours, time.monotonic() + seconds)
-        packet = packets.receive(ours)
+        deadline = time.monotonic() + seconds
+        self._await(ours, deadline)
+        packet = packets.receive(ours, deadline)
         if packet.pid is None:  # no isolation, where the kernel does not tell: then a word is as good
             return Process(int(packet.payload[len(HELLO) :]), None, ours)
         pid = packet.pid
@@ -207,7 +216,7 @@ class Zygote:
             while True:
                 ended = self._await(process.socket, deadline, process.handle)
                 try:
-                    packet = packets.receive(process.socket)
+                    packet = packets.receive(process.socket, deadline)
                 except ConnectionError:
                     return None
                 except BlockingIOError:
