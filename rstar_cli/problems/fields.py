@@ -8,7 +8,8 @@ level      `level`, `difficulty`, where it is a whole number from 1: `Level 5`, 
 subject    `subject`, `type`
 =========  ==============================================================================================
 
-Names are taken in this order, upper or lower case; fields without a value are passed over. All other fields are kept.
+Names are taken in this order, upper or lower case; fields without a value are passed over, and a level or subject that
+is none. All other fields are kept.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
@@ -97,13 +98,12 @@ class _Fields:
 
     def find(self, names: Sequence[str]) -> str | None:
         """The first of these fields that has a value."""
+        return next(self._all(names), None)
+
+    def _all(self, names: Sequence[str]) -> Iterator[str]:
+        """Those of these fields that have a value."""
         for name in names:
-            if name in self.left:
-                return name
-            folded = next((key for key in self.left if key.lower() == name), None)
-            if folded is not None:
-                return folded
-        return None
+            yield from sorted((key for key in self.left if key.lower() == name), key=lambda key: key != name)
 
     def take_text(self, names: Sequence[str]) -> str:
         key = self.find(names)
@@ -116,20 +116,14 @@ class _Fields:
         return value.strip()
 
     def take_optional(self, names: Sequence[str]) -> str | None:
-        """A text, or None; what is no text stays where it is."""
-        key = self.find(names)
-        value = self.left.get(key) if key else None
-        if key is None or not isinstance(value, str):
-            return None
-        del self.left[key]
-        return value.strip()
+        """The first text, or None; what is no text stays where it is."""
+        key = next((key for key in self._all(names) if isinstance(self.left[key], str)), None)
+        return str(self.left.pop(key)).strip() if key is not None else None
 
     def take_level(self) -> int | None:
-        key = self.find(LEVEL)
-        level = _level(self.left[key]) if key else None
-        if key is not None and level is not None:
-            del self.left[key]
-        return level
+        """The first level, or None; what is none stays where it is."""
+        key = next((key for key in self._all(LEVEL) if _level(self.left[key]) is not None), None)
+        return _level(self.left.pop(key)) if key is not None else None
 
     def rest(self) -> dict[str, object]:
         plain = {key: _plain(value) for key, value in self.left.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from rstar_cli.errors import DataError
@@ -48,6 +48,9 @@ def test_any_object_is_a_problem_or_is_refused_by_its_place(row: dict[str, objec
         assert found.id
 
 
+@example(row={"subject": False, "type": "0"}, problem="0", answer="0")
+@example(row={"level": "none", "difficulty": 2}, problem="0", answer="0")
+@example(row={"subject": 1, "SUBJECT": "x"}, problem="0", answer="0")
 @given(row=FOREIGN, problem=TEXT, answer=TEXT)
 @FILES
 def test_what_was_read_reads_the_same_again(tmp_path: Path, row: dict[str, object], problem: str, answer: str) -> None:
