@@ -105,6 +105,15 @@ class SandboxConfig(Settings):
     """Refuse to run untrusted code with less isolation than this; `rstar doctor` tells what this machine has."""
 
 
+class GradingConfig(Settings):
+    """How answers are compared."""
+
+    grade_timeout: float = Field(0.8, gt=0)
+    """Seconds of processor time that one comparison may take; then its verdict is `timeout`."""
+    lenient: bool = False
+    """For noisy gold answers: 10% equals 0.1 too, and a decimal equals what it is the rounding of."""
+
+
 class EngineConfig(Settings):
     """How a policy is run."""
 
@@ -129,7 +138,7 @@ class EngineConfig(Settings):
 _MACHINE = frozenset({"device", "batch", "exec_workers", "isolation"})
 
 
-class SearchConfig(EngineConfig, SandboxConfig):
+class SearchConfig(EngineConfig, SandboxConfig, GradingConfig):
     """How Monte Carlo Tree Search goes."""
 
     machine: ClassVar[frozenset[str]] = _MACHINE | {"in_flight"}
@@ -158,15 +167,13 @@ class GenerateConfig(SearchConfig):
     """Policy: `auto` (the last round's), `embedded`, a checkpoint directory, or a hub id."""
 
 
-class VerifyConfig(SandboxConfig):
+class VerifyConfig(SandboxConfig, GradingConfig):
     """`[verify]`: run every finished trajectory again, grade it, and write training rows."""
 
     machine: ClassVar[frozenset[str]] = _MACHINE
 
     top: int = Field(2, ge=1)
     """Correct trajectories kept a problem for training, by mean Q."""
-    grade_timeout: float = Field(5.0, gt=0)
-    """Seconds that grading one answer may take."""
 
 
 class TrainConfig(Settings):
@@ -229,8 +236,6 @@ class EvaluateConfig(SearchConfig):
     """Rollouts a problem of MCTS guided by the PRM, gold unseen; 0: no search."""
     aggregate: Literal["last", "min", "mean"] = "last"
     """A solution's score in votes: the PRM's value of its last step, or the least or the mean of its steps'."""
-    grade_timeout: float = Field(5.0, gt=0)
-    """Seconds that grading one answer may take."""
 
 
 class EvolveConfig(Settings):

@@ -37,7 +37,12 @@ def exact_value(tree: Expression) -> Fraction | None:
 
 def _apply(name: str, args: list[Fraction]) -> Fraction | None:
     if name == "add":
-        return sum(args, Fraction(0))
+        total = Fraction(0)
+        for arg in args:
+            total += arg
+            if total.denominator.bit_length() > MAX_BITS:
+                return None
+        return total
     if name == "mul":
         return args[0] * args[1]
     if name == "div":

@@ -1,7 +1,7 @@
 r"""Answers as expression trees: a small parser for LaTeX and ASCII mathematics that runs nothing.
 
 The parser takes a normal form (see `normalize`) and gives a tree only if it understood every character of it. What it
-doesn't know (sums, integrals, words) it refuses, rather than guess.
+doesn't know (integrals, limits, words) it refuses, rather than guess.
 
 Conventions, where notation is ambiguous: `2\frac{1}{2}` and `2 1/2` are mixed numbers, `a/bc` is (a/b)c, `\sin 2x` is
 sin(2x), `e` and `i` (also `I`) are the constants, `\log` without a base is the natural logarithm, `x10` is x_10.
@@ -14,20 +14,19 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
+from rstar_cli.grader.lexer import ASCII_ONLY, FUNCTIONS, GREEK, TRIGONOMETRIC, Token, UnparsedError, tokenize
+
 MAX_DIGITS = 2_000
 """Digits, or decimal exponent, of a number literal."""
 
 
-class UnparsedError(ValueError):
-    """The text isn't an expression that this parser knows."""
-
-
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A literal, exactly; `digits` significant digits were written, if it was a decimal (else 0)."""
+    """A literal, exactly; if it was a decimal, how many significant digits and decimal places were written (else 0)."""
 
     value: Fraction
     digits: int = 0
+    places: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,70 +46,20 @@ class Call:
 
 Expression = Number | Symbol | Call
 
-_TRIGONOMETRIC = ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "sech", "csch"]
-_INVERSE = {f"{arc}{name}": f"a{name}" for arc in ("arc", "ar", "a") for name in _TRIGONOMETRIC}
-FUNCTIONS = {name: name for name in [*_TRIGONOMETRIC, "exp", "ln", "log", "lg", "gcd", "lcm", "max", "min"]} | _INVERSE
-"""Spelling to name of the functions that are written before their argument."""
-_ASCII_ONLY = {"sqrt": "sqrt", "cbrt": "cbrt", "abs": "abs", "floor": "floor", "ceil": "ceil", "factorial": "factorial"}
 _CONSTANTS = {"pi": "pi", "infty": "infty", "infinity": "infty", "oo": "infty", "inf": "infty", "imath": "i", "I": "i"}
-_NAMES = sorted({*FUNCTIONS, *_ASCII_ONLY, "pi", "infty", "infinity", "oo", "inf"}, key=len, reverse=True)
 _SYMBOL_COMMANDS = (
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho varrho sigma tau "
     "phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell pi infty imath"
 )
 _ACCENTS = "vec hat bar overline tilde dot ddot widehat overrightarrow mathbb mathcal mathfrak"
-_WORDS = "no on yes odd even all none and or not is if to of the true as in at by for"
-_TOKEN = re.compile(
-    r"""(?P<space>\s+)
-    |(?P<number>\d+\.\d*[eE][-+]?\d+(?!\d)|\d+[eE][-+]\d\d+|\d+[eE]\d\d+|\d+\.\d+|\d+\.(?!\d)|\.\d+|\d+)
-    |(?P<command>\\[a-zA-Z]+|\\[{}|])
-    |(?P<name>[a-zA-Z]+)
-    |(?P<operator>[-+*/^!_(){}\[\]|'])""",
-    re.VERBOSE,
+_CLOSING = {"(": ")", "[": "]", "{": "}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
+_DERIVATIVE = re.compile(
+    r"\\frac\{d\^?\d?[a-z]?\}\{d[a-z](?:\^\{?\d\}?)?\}|(?<![a-zA-Z])d\^?\d?[a-z]/d[a-z](?![a-zA-Z])"
 )
-_CLOSING = {"(": ")", "[": "]", "{": "}", r"\{": r"\}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
+_APPLIED = re.compile(r"('*)(\^\{-1\}|\^\{\(\d\)\}|)\(")
+_EVENT = re.compile(r"()()\((?=[A-Z\d])")
+_AT_NUMBER = re.compile(r"('*)()\(-?\d+\)(?![\^!])")
 _TIMES = ("*", r"\times", r"\cdot")
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    kind: str
-    text: str
-    start: int
-    spaced: bool
-
-
-def _tokens(text: str) -> list[_Token]:
-    tokens: list[_Token] = []
-    at, spaced = 0, False
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        if match is None:
-            raise UnparsedError(f"no meaning for {text[at]!r}")
-        kind = str(match.lastgroup)
-        if kind == "name":
-            for i, name in enumerate(_split_name(match[0])):
-                tokens.append(_Token("name", name, at, spaced and not i))
-                at += len(name)
-        elif kind != "space":
-            tokens.append(_Token(kind, match[0], at, spaced))
-        spaced, at = kind == "space", match.end()
-    return tokens
-
-
-def _split_name(run: str) -> list[str]:
-    """Cut a run of letters into function names and single letters; a word isn't a product of letters."""
-    if run.lower() in _WORDS.split():
-        raise UnparsedError(f"{run!r} is a word")
-    names: list[str] = []
-    at = 0
-    while at < len(run):
-        name = next((n for n in _NAMES if run.startswith(n, at)), run[at])
-        names.append(name)
-        at += len(name)
-    if sum(len(name) == 1 for name in names) > 3:
-        raise UnparsedError(f"{run!r} is a word")
-    return names
 
 
 @lru_cache(maxsize=4096)
@@ -120,6 +69,8 @@ def parse(text: str) -> Expression:
     Raises:
         UnparsedError: some part of the text has no place in an expression.
     """
+    if _DERIVATIVE.search(text):
+        raise UnparsedError("a derivative")
     parser = _Parser(text)
     try:
         tree = parser.sum()
@@ -135,18 +86,18 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.tokens = _tokens(text)
+        self.tokens = tokenize(text)
         self.at = 0
         self.bars = 0
 
     @property
-    def peek(self) -> _Token | None:
+    def peek(self) -> Token | None:
         return self.tokens[self.at] if self.at < len(self.tokens) else None
 
     def looking_at(self, *texts: str) -> bool:
         return self.peek is not None and self.peek.text in texts
 
-    def take(self, *texts: str) -> _Token:
+    def take(self, *texts: str) -> Token:
         token = self.peek
         if token is None or (texts and token.text not in texts):
             raise UnparsedError(f"expected {' or '.join(texts) or 'more'}, not {token.text if token else 'the end'}")
@@ -212,9 +163,10 @@ class _Parser:
     def exponent(self) -> Expression:
         if self.looking_at("-", "+"):
             minus = self.take().text == "-"
-            inner = self.exponent()
-            return Call("neg", (inner,)) if minus else inner
-        inner = self.primary()
+            signed = self.exponent()
+            return Call("neg", (signed,)) if minus else signed
+        is_number = self.peek is not None and self.peek.kind == "number"  # `x^2\frac{1}{3}`: no mixed number
+        inner = _literal(self.take().text) if is_number else self.primary()
         if self.looking_at("^"):
             self.take()
             return Call("pow", (inner, self.exponent()))
@@ -223,13 +175,16 @@ class _Parser:
     def postfix(self, inner: Expression) -> Expression:
         while self.looking_at("!"):
             self.take()
-            inner = Call("factorial", (inner,))
+            double = self.looking_at("!") and bool(self.take())
+            inner = Call("factorial2" if double else "factorial", (inner,))
         return inner
 
     def primary(self) -> Expression:
         token = self.take()
         if token.kind == "number":
             return self.mixed(_literal(token.text))
+        if token.kind == "repeating":
+            return _repeating(token.text)
         if token.kind == "name":
             return self.name(token.text)
         if token.text in _CLOSING:
@@ -272,7 +227,7 @@ class _Parser:
         token = self.take()
         if token.kind == "number" and token.text.isdigit():
             if len(token.text) > 1:  # the command takes one digit, the rest comes after it
-                rest = _Token("number", token.text[1:], token.start + 1, False)
+                rest = Token("number", token.text[1:], token.start + 1, False)
                 self.at -= 1
                 self.tokens[self.at : self.at + 1] = [rest]
             return Number(Fraction(int(token.text[0])))
@@ -292,13 +247,31 @@ class _Parser:
             return Call("binom", (self.argument(), self.argument()))
         if name == "sqrt":
             return self.root()
+        if name in ("sum", "prod"):
+            return self.series(name)
         if name in FUNCTIONS:
             return self.function(name)
+        if name == "Gamma" and self.looking_at("("):
+            return Call("gamma", (self.primary(),))
         if name in _SYMBOL_COMMANDS.split():
             return self.symbol(_CONSTANTS.get(name, "\\" + name))
         if name in _ACCENTS.split():
             return self.symbol(f"\\{name}{{{self.raw_group()}}}")
         raise UnparsedError(f"no meaning for \\{name}")
+
+    def series(self, name: str) -> Expression:
+        r"""`\sum_{k=1}^{n} body`: the body is the product that follows."""
+        self.take("_")
+        self.take("{")
+        index = self.primary()
+        if not isinstance(index, Symbol):
+            raise UnparsedError("a series without an index")
+        self.take("=")
+        first = self.sum()
+        self.take("}")
+        self.take("^")
+        last = self.argument()
+        return Call(name, (self.term(), index, first, last))
 
     def root(self) -> Expression:
         index: Expression = Number(Fraction(2))
@@ -312,18 +285,28 @@ class _Parser:
     def name(self, name: str) -> Expression:
         if name in FUNCTIONS:
             return self.function(name)
-        if name in _ASCII_ONLY:
+        if name in ASCII_ONLY:
             self.take("(")
             inner = self.sum()
             self.take(")")
             index = {"sqrt": 2, "cbrt": 3}.get(name)
             return Call("root", (inner, Number(Fraction(index)))) if index else Call(name, (inner,))
-        if name in ("f", "g") and self.looking_at("("):
-            self.take()
-            inner = self.sum()
-            self.take(")")
-            return Call(name, (inner,))  # an unknown function, not a product
-        return self.symbol(_CONSTANTS.get(name, name))
+        if len(name) == 1 and (called := self.unknown_function(name)):
+            return called
+        return self.symbol("\\" + name if name in GREEK else _CONSTANTS.get(name, name))
+
+    def unknown_function(self, name: str) -> Expression | None:
+        """A function that nothing is known of, not a product: `f(x)`, `g''(x)`, `h^{-1}(x)`, `y(0)`, `P(A)`."""
+        rest = self.text[self.peek.start :] if self.peek is not None else ""
+        match = (_APPLIED if name in "fghFG" else _EVENT if name == "P" else _AT_NUMBER).match(rest)
+        if match is None or self.peek is None:
+            return None
+        end = self.peek.start + rest.index("(") + 1
+        while self.peek is not None and self.peek.start < end:
+            self.at += 1
+        inner = self.sum()
+        self.take(")")
+        return Call(f"{name}{match[1]}{match[2]}(", (inner,))
 
     def symbol(self, name: str) -> Symbol:
         token = self.peek
@@ -359,7 +342,7 @@ class _Parser:
                 base = self.argument()
             else:
                 power = self.exponent()
-        if power == Call("neg", (Number(Fraction(1)),)) and name in _TRIGONOMETRIC:
+        if power == Call("neg", (Number(Fraction(1)),)) and name in TRIGONOMETRIC:
             name, power = f"a{name}", None
         if name in ("gcd", "lcm", "max", "min"):
             raise UnparsedError(f"no meaning for {name}")
@@ -380,6 +363,21 @@ class _Parser:
         return inner
 
 
+def _repeating(text: str) -> Number:
+    r"""A repeating decimal: `0.1\overline{6}`, `0.\dot{1}2\dot{3}`, `0.(3)`.
+
+    Raises:
+        UnparsedError: more than `MAX_DIGITS` digits.
+    """
+    before, _, period = re.sub(r"\\overline\s?|\\bar\s?|\\dot\s?|\(", "|", text, count=1).partition("|")
+    period = "".join(re.findall(r"\d", period))
+    if len(text) > MAX_DIGITS:
+        raise UnparsedError("number too large")
+    whole, _, decimals = before.partition(".")
+    repeated = Fraction(int(period), 10 ** len(period) - 1) / 10 ** len(decimals)
+    return Number(Fraction(int((whole + decimals) or "0"), 10 ** len(decimals)) + repeated)
+
+
 def _literal(text: str) -> Number:
     """A number literal, exactly.
 
@@ -392,4 +390,4 @@ def _literal(text: str) -> Number:
     digits = len(mantissa.replace(".", "").lstrip("0")) if "." in mantissa or exponent else 0
     whole, _, decimals = mantissa.partition(".")
     value = Fraction(int((whole + decimals) or "0"), 10 ** len(decimals)) * Fraction(10) ** int(exponent or 0)
-    return Number(value, digits)
+    return Number(value, digits, len(decimals) - int(exponent or 0) if digits else 0)

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+from rstar_cli.cores import count_cores
 from rstar_cli.grader.compare import Comparison
 from rstar_cli.grader.exact import BoundsError
 from rstar_cli.grader.extract import extract_answer
 from rstar_cli.grader.normalize import normal_form, string_form, within_bounds
+from rstar_cli.grader.policy import STRICT, Policy
 from rstar_cli.grader.pool import WorkerPool
 from rstar_cli.protocols import AnswerGrader, Grade
 from rstar_cli.records import Verdict
 
+TIMEOUT = 0.8
+"""Seconds of processor time that a comparison gets; the slowest one hundredth take some 0.02."""
 _CACHE_SIZE = 65_536
+_MARKED = re.compile(
+    r"\\boxed|\\fbox|(?<!\w)boxed\{|#{4}|<\|?\w|</|\b(?:answer|therefore|thus|hence|so|option|choice|result|solution)\b"
+    r"|r[ée]ponse|respuesta|antwort|ответ|答|故|所以|정답",
+    re.IGNORECASE,
+)
+_WORD = re.compile(
+    r"(?<![\\a-zA-Z])(?!(?:or|and|if|for|all|real|numbers|where|when|otherwise|except|not)\b)[a-zA-Z]{2,}"
+)
+_PROSE = 3
+"""Words of at least two letters, connectives aside, from which on a prediction is read as prose."""
 _NO_ANSWER = Grade(Verdict.NO_ANSWER, "none")
 _NO_GOLD = Grade(Verdict.ERROR, "no_gold")
 
@@ -26,20 +41,23 @@ class Grader:
 
     A text may be an answer or prose with an answer in it (see `extract_answer`). Same letters in normal form, exact
     numbers and the structure around them are compared here; what is left goes to a worker process, which is started on
-    first need and killed when it is late. Safe to call from several threads, one of which grades at a time.
+    first need and killed when it is late. Safe to call from several threads.
 
     Args:
-        workers: most worker processes at once, >= 1.
-        timeout: wall-clock seconds a case in a worker, > 0; then the verdict is `timeout`.
+        workers: most worker processes at once, >= 1; by default one a core.
+        timeout: seconds of processor time a case in a worker, > 0; then the verdict is `timeout`.
+        policy: what counts as equal, `STRICT`, `LENIENT` or one's own.
 
     Raises:
         ValueError: an argument out of range.
     """
 
-    def __init__(self, *, workers: int = 1, timeout: float = 5.0) -> None:
+    def __init__(self, *, workers: int | None = None, timeout: float = TIMEOUT, policy: Policy = STRICT) -> None:
+        workers = count_cores() if workers is None else workers
         if workers < 1 or timeout <= 0:
             raise ValueError(f"workers must be >= 1 and timeout > 0, not {workers} and {timeout}")
-        self._pool = WorkerPool(workers, timeout)
+        self._policy = policy
+        self._pool = WorkerPool(workers, timeout, policy)
         self._cache: OrderedDict[tuple[str, str], Grade] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -65,27 +83,18 @@ class Grader:
         Raises:
             SetupError: a worker process can't start.
         """
-        with self._lock:
-            grades: list[Grade | None] = [self._grade_here(gold, prediction) for gold, prediction in pairs]
-            open_pairs = {
-                (gold, str(prediction))
-                for (gold, prediction), grade in zip(pairs, grades, strict=True)
-                if grade is None
-            }
-            ordered = sorted(open_pairs)
-            answers = [(_answer_in(gold), _answer_in(prediction)) for gold, prediction in ordered]
-            graded = dict(zip(ordered, self._pool.grade(answers), strict=True)) if ordered else {}
-            for pair, grade in graded.items():
-                self._remember(pair, grade)
-            return [
-                graded[gold, str(prediction)] if grade is None else grade
-                for (gold, prediction), grade in zip(pairs, grades, strict=True)
-            ]
+        grades = [self._grade_here(gold, prediction) for gold, prediction in pairs]
+        undecided = [pair for pair, grade in zip(pairs, grades, strict=True) if grade is None]
+        asked = sorted({(gold, str(prediction)) for gold, prediction in undecided})
+        answers = [(_gold_in(gold), _answer_in(prediction)) for gold, prediction in asked]
+        graded = dict(zip(asked, self._pool.grade(answers), strict=True))
+        for pair, grade in graded.items():
+            self._remember(pair, grade)
+        return [grade or graded[gold, str(prediction)] for (gold, prediction), grade in zip(pairs, grades, strict=True)]
 
     def close(self) -> None:
         """End every worker process. The grader can be used again: it starts a new one."""
-        with self._lock:
-            self._pool.close()
+        self._pool.close()
 
     def _grade_here(self, gold: str, prediction: str | None) -> Grade | None:
         """What can be told without a worker; None if nothing."""
@@ -93,12 +102,13 @@ class Grader:
             return _NO_ANSWER
         if not gold.strip():
             return _NO_GOLD
-        if known := self._cache.get((gold, prediction)):
-            self._cache.move_to_end((gold, prediction))
-            return known
-        comparison = Comparison()
+        with self._lock:
+            if known := self._cache.get((gold, prediction)):
+                self._cache.move_to_end((gold, prediction))
+                return known
+        comparison = Comparison(policy=self._policy)
         try:
-            equal = comparison.answers(_answer_in(gold), _answer_in(prediction))
+            equal = comparison.answers(_gold_in(gold), _answer_in(prediction))
         except BoundsError:
             grade = Grade(Verdict.ERROR, "bounds")
         else:
@@ -109,9 +119,12 @@ class Grader:
         return grade
 
     def _remember(self, pair: tuple[str, str], grade: Grade) -> None:
-        self._cache[pair] = grade
-        if len(self._cache) > _CACHE_SIZE:
-            self._cache.popitem(last=False)
+        if grade.decided_by == "crash":
+            return  # it may have been killed from outside
+        with self._lock:
+            self._cache[pair] = grade
+            if len(self._cache) > _CACHE_SIZE:
+                self._cache.popitem(last=False)
 
 
 def group_answers(answers: Sequence[str | None], grader: AnswerGrader | None = None) -> list[int | None]:
@@ -147,5 +160,12 @@ def group_answers(answers: Sequence[str | None], grader: AnswerGrader | None = N
     return groups
 
 
+def _gold_in(text: str) -> str:
+    """Golds are answers, or solutions that mark theirs."""
+    return (extract_answer(text) or text) if _MARKED.search(text) else text
+
+
 def _answer_in(text: str) -> str:
-    return extract_answer(text) or text
+    """What is to be compared of a prediction: the answer in prose; all of a bare answer."""
+    is_prose = _MARKED.search(text) or "\n" in text.strip() or len(_WORD.findall(text)) >= _PROSE
+    return (extract_answer(text) or text) if is_prose else text

@@ -10,6 +10,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from rstar_cli.grader.printed import mathematical
+
 MAX_LENGTH = 2_000
 """Characters of an answer; a longer one is compared by its letters alone."""
 MAX_NESTING = 60
@@ -52,8 +54,8 @@ _DROPPED_COMMANDS = frozenset("\\" + name for name in _DROPPED.split())
 _KEPT = (
     "frac binom sqrt text operatorname boxed begin end cdot times le ge ne in notin cup cap subset setminus infty "
     "pi pm mp approx equiv sim angle triangle circ vec hat bar overline langle rangle lfloor rfloor lceil rceil "
-    "sum prod int lim to rightarrow Rightarrow leftrightarrow partial nabla max min inf sup gcd lcm det dim log "
-    "ln lg exp arcsin arccos arctan arccot sinh cosh tanh coth sin cos tan cot sec csc mathbb mathcal emptyset "
+    "sum prod bigcup bigcap int lim to rightarrow Rightarrow leftrightarrow partial nabla max min inf sup gcd lcm det "
+    "dim log ln lg exp arcsin arccos arctan arccot sinh cosh tanh coth sin cos tan cot sec csc mathbb mathcal emptyset "
     "ldots pmod bmod mod hbar ell varepsilon vartheta varphi varrho phantom hline oslash"
 )
 _KNOWN = {*_KEPT.split(), *_GREEK.split(), *map(str.capitalize, _GREEK.split()), *_DROPPED.split()}
@@ -64,8 +66,17 @@ _WRAPPERS = (("$$", "$$"), ("$", "$"), ("'", "'"), ('"', '"'), (r"\(", r"\)"), (
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _LETTERS = re.compile(r"[A-Z0-9](?:\s*(?:,|and|or)\s*[A-Z0-9])+")
-_CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?(?::00)?\s?([ap])\.?\s?m\.?", re.IGNORECASE)
-_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?![\d,]|\.\d*,)")
+_WORDS = re.compile(r"(?:[^\W\d_]{3,}|(?i:no|on))(?:[ -][^\W\d_]+)*")
+"""Words rather than products of letters: in these, capitals mean nothing."""
+_THOUSANDS = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:,\d{3})+(?![\d,]|\.\d*,)")
+_ANGLED = re.compile(r"^<([^<>=]+,[^<>=]+)>$")
+_CHOOSE = re.compile(r"\{([^{}]{1,60})\\choose([^{}]{1,60})\}")
+_AXIS = re.compile(r"\\(?:hat|vec)\s?\{\s*\\?([ijk])(?:math)?\s*\}")
+_AMONG = re.compile(r"(\S)\s*,?\s*\(\s*(\w)\s*\\in\s*\\mathbb\s*\{?([ZNR])\}?\s*\)\s*\.?$")
+_OUTWARD = re.compile(r"([\[\]])([^\[\](){}]+[,;][^\[\](){}]+)([\[\]])")
+_SPACED_THOUSANDS = re.compile(r"-?\$?\d{1,3}(?: \d{3})+")
+_ORDINAL = re.compile(r"(?<=\d)(?:\^?\{?\\text\{)?(?:st|nd|rd|th)\b\}?")
+_TO = re.compile(r"(\d+) ?(?:\\text\{ ?to ?\}|to) ?(\d+)")
 _OPERATOR_NAME = re.compile(r"\\operatorname\*?\s*\{([a-zA-Z]+)\}")
 
 
@@ -87,33 +98,45 @@ def normal_form(text: str) -> str:
     `\text{...}` stays (it is not a product of letters), except around a single letter. Spaces stay only between two
     letters or digits, where they part words or numbers.
     """
-    text = _unwrap(_plain_characters(text).strip())
+    text = _unwrap(_plain_characters(mathematical(text.strip())).strip())
+    text = _ANGLED.sub(r"\\langle \1\\rangle ", text)
     if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:
         text = re.sub(r"(?<!\\)\$", " ", text)  # pairs: marks of mathematics, not dollars
     if r"\begin" not in text:  # there `\\` parts the rows; elsewhere it is a JSON escape that was never undone
         text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)
-    text = re.sub(r"\{,\}|,\\!\s*|(?<=\d)\\,(?=\d{3}(?!\d))", ",", text)
+    text = _CHOOSE.sub(r"\\binom{\1}{\2}", re.sub(r"\\!\s*(?=,)|(?<=,)\\!\s*", "", text).replace("{:}", ":"))
+    text = re.sub(r"\{,\}|(?<=\d)\\,(?=\d{3}(?!\d))", ",", text)
+    if _SPACED_THOUSANDS.fullmatch(text.strip()):
+        text = text.replace(" ", "")
     text = _THOUSANDS.sub(_join_thousands, text)  # before spaces go: "100, 200" is a list
     text = _COMMAND.sub(_command, text)
     text = _OPERATOR_NAME.sub(r"\\\1 ", text)
     text = _TEXT.sub(_text, text)
-    for old, new in (("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne "), ("==", "="), ("**", "^"), ("''", "'")):
+    for old, new in (("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne "), ("==", "="), ("**", "^")):
         text = text.replace(old, new)
+    text = _AXIS.sub(r"\\hat{\1}", _AMONG.sub(r"\1,\2\\in\\mathbb{\3}", text))
     text = re.sub(r"\{\\circ\s*\}", r"\\circ ", text)
     text = re.sub(r"\^\s*\{\s*('+)\s*\}|\^\s*('+)", r"\1\2", text)  # x^{\prime} is x'
+    text = _OUTWARD.sub(_inward, text)
+    if match := _TO.fullmatch(text.strip()):
+        text = f"{match[1]}:{match[2]}"
     text = _spaces(text).rstrip(".,;:") if not text.endswith("...") else _spaces(text)
     return _unwrap(text)
 
 
-def string_form(normal: str) -> str:
-    """The form in which two answers with the same letters are the same: of a normal form, fonts and braces aside."""
+def string_form(normal: str, *, fold: bool = True) -> str:
+    """The form in which two answers with the same letters are the same: of a normal form, fonts and braces aside.
+
+    Args:
+        normal: a normal form.
+        fold: whether capitals of words mean nothing.
+    """
     text = _TEXT.sub(lambda match: f" {match[1]} ", normal)
     text = re.sub(r"(?<=[_^])\{([a-zA-Z0-9])\}", r"\1", text)
     text = " ".join(_spaces(text).split()).strip('" ')
-    if clock := _CLOCK.fullmatch(text):
-        return f"{int(clock[1])}:{clock[2] or '00'} {clock[3].lower()}m"
-    text = text.rstrip(".,;:")
-    return text.casefold() if re.fullmatch(r"[^\W\d_]{2,}(?:[ -][^\W\d_]+)*", text) else text
+    text = _ORDINAL.sub("", text)
+    text = text if text.endswith("..") else text.rstrip(".,;:")
+    return text.casefold() if fold and _WORDS.fullmatch(text) else text
 
 
 def _plain_characters(text: str) -> str:
@@ -194,6 +217,13 @@ def _spaces(text: str) -> str:
     text = re.sub(r"(?<=[^\w\s.]) (?=\S)|(?<=\w) (?=[^\w\s\\.])", "", text)
     text = re.sub(r"(?<=[\w}]) (?=\\)", "", text)  # a command ends what stands before it
     return re.sub(r"(\\[a-zA-Z]+) (?![a-zA-Z])", r"\1", text)
+
+
+def _inward(match: re.Match[str]) -> str:
+    """`]0, 1]` as `(0, 1]`: brackets that turn away leave the end out."""
+    if (match[1], match[3]) == ("[", "]"):
+        return match[0]
+    return ("(" if match[1] == "]" else "[") + match[2] + (")" if match[3] == "[" else "]")
 
 
 def _join_thousands(match: re.Match[str]) -> str:

@@ -2,24 +2,31 @@
 
 Two constants are equal if they agree to 40 digits, two expressions in variables if they agree at every sample point
 where both are real (at least three such points; where there is none, at points where they are complex). The points are
-drawn from the names of the variables, so the same pair always gets the same answer.
+drawn from the names of the variables, so the same pair always gets the same answer. A variable that a sum or product
+runs up to is drawn from the positive integers.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
-from rstar_cli.grader.exact import BoundsError, exact_value
+from rstar_cli.grader.exact import BoundsError
 from rstar_cli.grader.expression import Call, Expression, Number, Symbol
 
 _DIGITS = 60
 _AGREE = 40
-_POINTS = 10
+_SIZES = (1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 40, 40, 2000, 2000, 0, 0)
+"""The scale of the variables, point by point: an absolute value or a step may turn far from 0. 0 is for integers."""
 _ENOUGH = 3
 _CONSTANTS = frozenset({"pi", "e", "i"})
+_COMBINATORIAL = {"factorial": "factorial", "factorial2": "fac2", "binom": "binomial", "gamma": "gamma"}
+_SERIES = ("sum", "prod")
 _MAX_EXPONENT = 10.0**12
+_MAX_TERMS = 2_000
+"""Terms of the sums and products of an expression; longer ones are not for counting."""
 
 
 def agree(gold: Expression, prediction: Expression) -> bool | None:
@@ -28,7 +35,11 @@ def agree(gold: Expression, prediction: Expression) -> bool | None:
     Raises:
         BoundsError: a value is too large to compute.
     """
-    names = sorted(_names(gold) | _names(prediction))
+    names = sorted(names_of(gold) | names_of(prediction))
+    if "infty" in names:  # nothing is computed with it
+        if _has_series(gold) or _has_series(prediction):
+            return None
+        return _sign_of_infinity(gold) == _sign_of_infinity(prediction) != 0
     if not names:
         return _constants_agree(gold, prediction)
     outcomes = [_compare(pair) for pair in _values((gold, prediction), names)]
@@ -49,13 +60,15 @@ def proportional(gold: Expression, prediction: Expression, *, positive: bool) ->
     Raises:
         BoundsError: a value is too large to compute.
     """
-    names = sorted(_names(gold) | _names(prediction))
+    names = sorted(names_of(gold) | names_of(prediction))
     if not names:
         return None
     ratios = []
     for g, p in _values((gold, prediction), names):
         if abs(p) < 1e-20 or abs(g) < 1e-20:
-            return None if abs(p - g) < 1e-20 else False
+            if abs(p - g) < 1e-20:
+                continue
+            return False
         ratios.append(g / p)
     if len(ratios) < _ENOUGH:
         return None
@@ -65,15 +78,47 @@ def proportional(gold: Expression, prediction: Expression, *, positive: bool) ->
     return all(abs(ratio - first) <= abs(first) * 10.0**-_AGREE for ratio in ratios)
 
 
-def has_symbols(tree: Expression) -> bool:
-    """Whether an expression has variables."""
-    return bool(_names(tree))
+def real_value(tree: Expression) -> Fraction | None:
+    """The value of a constant to 40 digits; None where it has none or isn't real.
+
+    Raises:
+        BoundsError: a value is too large to compute.
+    """
+    from mpmath import mp
+
+    try:
+        with mp.workdps(_DIGITS):
+            value = mp.mpmathify(_evaluate(tree, {}))
+            if abs(value.imag) > mp.mpf(10) ** -_AGREE:
+                return None
+            return Fraction(int(mp.nint(value.real * 10**_AGREE)), 10**_AGREE)
+    except (ZeroDivisionError, ValueError, KeyError):
+        return None
 
 
-def _names(tree: Expression) -> set[str]:
+def names_of(tree: Expression) -> set[str]:
+    """The variables of an expression."""
     if isinstance(tree, Symbol):
         return set() if tree.name in _CONSTANTS else {tree.name}
-    return set().union(*map(_names, tree.args)) if isinstance(tree, Call) else set()
+    if not isinstance(tree, Call):
+        return set()
+    names: set[str] = set().union(*map(names_of, tree.args))
+    return names - {str(getattr(tree.args[1], "name", ""))} if tree.name in _SERIES else names
+
+
+def _sign_of_infinity(tree: Expression) -> int:
+    """1 or -1 for infinity with a sign, 0 for all else."""
+    if isinstance(tree, Call) and tree.name == "neg":
+        return -_sign_of_infinity(tree.args[0])
+    return int(tree == Symbol("infty"))
+
+
+def _counts(tree: Expression) -> set[str]:
+    """The variables in the limits of sums and products."""
+    if not isinstance(tree, Call):
+        return set()
+    limits = names_of(tree.args[2]) | names_of(tree.args[3]) if tree.name in _SERIES else set()
+    return limits.union(*map(_counts, tree.args))
 
 
 def _constants_agree(gold: Expression, prediction: Expression) -> bool | None:
@@ -89,7 +134,7 @@ def _constants_agree(gold: Expression, prediction: Expression) -> bool | None:
             same = difference <= scale * mp.mpf(10) ** -_AGREE
             if same and scale >= 10.0**_AGREE:
                 return None  # integers this large could differ in the digits beyond
-            return bool(same) or _is_rounding_of(gold, prediction) or _is_rounding_of(prediction, gold)
+            return bool(same)
         with mp.workdps(3 * _DIGITS):  # tiny: zero, if it shrinks with the precision
             finer = abs(_evaluate(gold, {}) - _evaluate(prediction, {}))
         return bool(finer <= difference * mp.mpf(10) ** -_AGREE)
@@ -97,38 +142,40 @@ def _constants_agree(gold: Expression, prediction: Expression) -> bool | None:
         return None
 
 
-def _is_rounding_of(decimal: Expression, value: Expression) -> bool:
-    """Whether a decimal is a binary double printed in full (15 digits or more) of an irrational value.
+def is_rounding(decimal: Number, value: Fraction) -> bool:
+    """Whether a decimal is a value, rounded half up or down at the decimal's last place, or to a binary double.
 
-    Programs print `0.8660254037844386` for half the root of 3. Shorter decimals, and those of a rational value, are
-    other numbers.
+    Programs print `0.8660254037844386` for half the root of 3, and the last digits of such a double are noise.
     """
-    from mpmath import mp
-
-    if isinstance(decimal, Call) and decimal.name == "neg":
-        decimal, value = decimal.args[0], Call("neg", (value,))
-    if not isinstance(decimal, Number) or decimal.digits < 15 or exact_value(value) is not None:
-        return False
-    with mp.workdps(_DIGITS):
-        exact = _evaluate(value, {})
-        return bool(abs(exact - _evaluate(decimal, {})) <= abs(exact) * 1e-14)
+    error = abs(value - decimal.value)
+    if 15 <= decimal.digits <= 17 and error <= abs(value) * Fraction(1, 10**14):
+        return True
+    return error <= Fraction(1, 2 * 10**decimal.places)
 
 
 def _values(trees: tuple[Expression, Expression], names: list[str]) -> Iterator[tuple[Any, Any]]:
     """Values of both at the sample points where both are defined: positive points first, then of either sign."""
     from mpmath import mp
 
-    for point in range(_POINTS):
+    counts = _counts(trees[0]) | _counts(trees[1])
+    for point, scale in enumerate(_SIZES):
         with mp.workdps(_DIGITS):
             at = {}
             for name in names:
                 draw = random.Random(f"{point}:{name}")
+                if name in counts:
+                    at[name] = mp.mpf(draw.randint(1, 12))
+                    continue
                 size = mp.mpf(draw.randint(10**18, 3 * 10**18)) / 10**18 - mp.mpf("0.6")
-                at[name] = -size if point >= _POINTS // 2 and draw.random() < 0.6 else size
+                size = size * scale if scale else mp.mpf(draw.randint(2, 9))
+                at[name] = -size if point >= 5 and draw.random() < 0.6 else size
             try:
                 yield _evaluate(trees[0], at), _evaluate(trees[1], at)
             except (ZeroDivisionError, ValueError):
                 continue  # undefined there
+            except BoundsError:
+                if scale == 1:
+                    raise
 
 
 def _compare(pair: tuple[Any, Any]) -> tuple[bool, bool]:
@@ -150,11 +197,36 @@ def _evaluate(tree: Expression, at: dict[str, Any]) -> Any:  # mpmath has no typ
         if tree.name in at:
             return at[tree.name]
         return {"pi": +mp.pi, "e": mp.e + 0, "i": mp.mpc(0, 1)}[tree.name]
+    if tree.name in _SERIES:
+        return _series(tree, at)
     args = [_evaluate(arg, at) for arg in tree.args]
     value = _apply(mp, tree.name, args)
     if not mp.isfinite(value):
         raise ZeroDivisionError
     return value
+
+
+def _series(tree: Call, at: dict[str, Any]) -> Any:
+    """A sum or product, term by term."""
+    from mpmath import mp
+
+    body, index, *limits = tree.args
+    if any("infty" in names_of(limit) for limit in limits):
+        raise ValueError("an infinite series")
+    first, last = (_evaluate(limit, at) for limit in limits)
+    if not (isinstance(index, Symbol) and mp.isint(first) and mp.isint(last)) or last - first > _MAX_TERMS:
+        raise ValueError("not a series of a few terms")
+    if _has_series(body) and last - first > _MAX_TERMS**0.5:
+        raise ValueError("not a series of a few terms")
+    value = mp.mpf(0 if tree.name == "sum" else 1)
+    for k in range(int(first), int(last) + 1):
+        term = _evaluate(body, {**at, index.name: mp.mpf(k)})
+        value = value + term if tree.name == "sum" else value * term
+    return value
+
+
+def _has_series(tree: Expression) -> bool:
+    return isinstance(tree, Call) and (tree.name in _SERIES or any(map(_has_series, tree.args)))
 
 
 def _apply(mp: Any, name: str, args: list[Any]) -> Any:
@@ -174,12 +246,13 @@ def _apply(mp: Any, name: str, args: list[Any]) -> Any:
         if odd and x.imag == 0 and x.real < 0:
             return -_power(mp, -x, 1 / args[1])
         return _power(mp, x, 1 / args[1])
-    if name in ("factorial", "binom"):
+    if name in _COMBINATORIAL:
         if any(abs(arg) > 10.0**9 for arg in args):
             raise BoundsError(name)
-        return (mp.factorial if name == "factorial" else mp.binomial)(*args)
-    if name in ("f", "g"):  # unknown functions: any two that no identity relates will do
-        return mp.sin(x * mp.mpf("1.37") + (1 if name == "f" else 2)) + x / 7
+        return getattr(mp, _COMBINATORIAL[name])(*args)
+    if name.endswith("("):  # unknown functions: any that no identity relates will do
+        draw = random.Random(name)
+        return mp.sin(x * mp.mpf(draw.random()) + mp.mpf(draw.random())) + x * mp.mpf(draw.random())
     if abs(x) > _MAX_EXPONENT:
         raise BoundsError(name)
     if name == "abs":

@@ -1,34 +1,34 @@
-"""Warm worker processes for the symbolic stage, each case under a wall-clock deadline.
-
-A worker that is late is killed (SIGKILL: a signal handler can't interrupt a long operation in C) and replaced; the
-other workers go on meanwhile.
-"""
+"""Warm worker processes for the symbolic stage (see `worker`): as many cases at once as there are workers."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import selectors
+import select
 import subprocess
 import sys
-import time
-from collections import deque
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 from rstar_cli.errors import SetupError
+from rstar_cli.grader.policy import Policy
 from rstar_cli.protocols import Grade
 from rstar_cli.records import Verdict
 
 _START_TIMEOUT = 120.0
 """Seconds for the imports of a worker, on a busy machine."""
+_BACKSTOP = 30.0
+"""Seconds, and as many a second of a case's time, after which a worker itself is given up."""
 
 
 class _Worker:
-    """One process, and the case it works on (None: it is starting or idle)."""
+    """One process and its pipes."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, seconds: float, policy: Policy) -> None:
         environment = {
             "PATH": os.environ.get("PATH", os.defpath),
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),  # our own, not the current directory
@@ -36,47 +36,56 @@ class _Worker:
             "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
         }
+        arguments = [str(seconds), str(os.getpid()), json.dumps(asdict(policy))]
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "rstar_cli.grader.worker", str(timeout), str(os.getpid())],
+            [sys.executable, "-P", "-m", "rstar_cli.grader.worker", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,
             start_new_session=True,  # Ctrl-C is ours to handle
         )
-        self.ready = False
-        self.case: int | None = None
-        self.deadline = time.monotonic() + _START_TIMEOUT
-        self.buffer = b""
+        self._seconds = seconds
 
-    @property
-    def output(self) -> int:
-        """The file descriptor of its replies."""
-        assert self.process.stdout is not None  # noqa: S101 - it is a pipe
-        return self.process.stdout.fileno()
+    def start(self) -> None:
+        """Wait for its imports.
 
-    def send(self, case: int, gold: str, prediction: str, timeout: float) -> None:
+        Raises:
+            SetupError: they failed, or took too long.
+        """
+        reply = self._receive(_START_TIMEOUT)
+        if reply is None:
+            raise SetupError(
+                f"the grader's worker process ended, or did not start within {_START_TIMEOUT:.0f} s",
+                remedy="Check free memory, and that `python -c 'import math_verify'` works.",
+            )
+        if not reply.get("ready"):
+            raise SetupError(f"the grader's worker process: {reply.get('error')}", remedy="Install rstar-cli again.")
+
+    def ask(self, gold: str, prediction: str) -> dict[str, Any] | None:
+        """The reply to a case; None if the process has ended."""
         assert self.process.stdin is not None  # noqa: S101 - it is a pipe
-        self.case, self.deadline = case, time.monotonic() + timeout
         request = json.dumps({"gold": gold, "prediction": prediction}) + "\n"
-        with contextlib.suppress(BrokenPipeError):  # it died: the end of its output tells
+        with contextlib.suppress(BrokenPipeError):  # the end of its output tells
             self.process.stdin.write(request.encode())
             self.process.stdin.flush()
+        return self._receive(_BACKSTOP * (1 + self._seconds))
 
-    def receive(self) -> dict[str, Any] | None:
-        """A reply; an empty one if it isn't complete yet; None if the process ended."""
-        chunk = os.read(self.output, 65536)
-        if not chunk:
-            return None
-        self.buffer += chunk
-        line, newline, rest = self.buffer.partition(b"\n")
-        if not newline:
-            return {}
-        self.buffer = rest
+    def _receive(self, timeout: float) -> dict[str, Any] | None:
+        assert self.process.stdout is not None  # noqa: S101 - it is a pipe
+        output = self.process.stdout.fileno()
+        line = b""
+        while not line.endswith(b"\n"):
+            readable, _, _ = select.select([output], [], [], timeout)
+            part = os.read(output, 65536) if readable else b""
+            if not part:
+                return None
+            line += part
         reply: dict[str, Any] = json.loads(line)
         return reply
 
-    def kill(self) -> None:
+    def end(self) -> None:
+        """Kill the process; close the pipes."""
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
@@ -86,22 +95,28 @@ class _Worker:
 
 
 class WorkerPool:
-    """Up to `size` workers, started on first need.
+    """Up to `size` workers, started on first need. Safe to call from several threads.
 
     Args:
-        size: most workers at once, >= 1.
-        timeout: wall-clock seconds a case, > 0.
+        size: most workers, and cases, at once, >= 1.
+        seconds: processor time a case, > 0.
+        policy: what counts as equal.
     """
 
-    def __init__(self, size: int, timeout: float) -> None:
+    def __init__(self, size: int, seconds: float, policy: Policy) -> None:
         self._size = size
-        self._timeout = timeout
-        self._workers: list[_Worker] = []
+        self._seconds = seconds
+        self._policy = policy
+        self._places = threading.BoundedSemaphore(size)
+        self._lock = threading.Lock()
+        self._idle: list[_Worker] = []
+        self._busy: set[_Worker] = set()
 
     @property
     def process_ids(self) -> tuple[int, ...]:
         """Ids of the live workers."""
-        return tuple(worker.process.pid for worker in self._workers)
+        with self._lock:
+            return tuple(worker.process.pid for worker in (*self._idle, *self._busy))
 
     def grade(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
         """Grade (gold, prediction) pairs, in order.
@@ -109,87 +124,73 @@ class WorkerPool:
         Raises:
             SetupError: a worker can't start.
         """
-        grades: dict[int, Grade] = {}
-        waiting = deque(range(len(pairs)))
+        threads = min(self._size, len(pairs))
+        if threads <= 1:
+            return [self._ask(*pair) for pair in pairs]
+        executor = ThreadPoolExecutor(threads)
         try:
-            while len(grades) < len(pairs):
-                self._dispatch(waiting, pairs)
-                for worker in self._await():
-                    self._collect(worker, grades)
-                for worker in [w for w in self._workers if time.monotonic() >= w.deadline and not self._is_idle(w)]:
-                    self._expire(worker, grades)
+            return list(executor.map(lambda pair: self._ask(*pair), pairs))
         except BaseException:
-            self.close()  # a worker in the middle of a case must not answer the next one
+            executor.shutdown(wait=False, cancel_futures=True)
+            self.close()  # ends what the threads wait for
             raise
-        return [grades[i] for i in range(len(pairs))]
+        finally:
+            executor.shutdown()
 
     def close(self) -> None:
-        """Kill every worker."""
-        while self._workers:
-            self._workers.pop().kill()
+        """Kill every worker. The thread that waits for a busy one sees it end."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+            for worker in self._busy:
+                worker.process.kill()
+        for worker in idle:
+            worker.end()
 
-    @staticmethod
-    def _is_idle(worker: _Worker) -> bool:
-        return worker.ready and worker.case is None
+    def _ask(self, gold: str, prediction: str) -> Grade:
+        with self._places:
+            worker = self._take()
+            try:
+                reply = worker.ask(gold, prediction)
+            except BaseException:
+                self._give_up(worker)  # in the middle of a case it must not answer the next one
+                raise
+            if reply is None:
+                self._give_up(worker)
+                return Grade(Verdict.ERROR, "crash")
+            with self._lock:
+                self._busy.remove(worker)
+                self._idle.append(worker)
+            return _grade(reply)
 
-    def _dispatch(self, waiting: deque[int], pairs: Sequence[tuple[str, str]]) -> None:
-        """Give cases to idle workers; start as many as there is work for."""
-        for worker in [w for w in self._workers if self._is_idle(w)]:
-            if worker.process.poll() is not None:  # ended between cases: killed from outside, or out of memory
-                self._drop(worker)
-            elif waiting:
-                case = waiting.popleft()
-                worker.send(case, *pairs[case], self._timeout)
-        starting = sum(not worker.ready for worker in self._workers)
-        for _ in range(min(self._size - len(self._workers), len(waiting) - starting)):
-            self._workers.append(_Worker(self._timeout))
+    def _take(self) -> _Worker:
+        """A worker that is ready: an idle one that lives, or a new one."""
+        while True:
+            with self._lock:
+                worker = self._idle.pop() if self._idle else None
+                if worker is not None and worker.process.poll() is None:
+                    self._busy.add(worker)
+                    return worker
+            if worker is None:
+                break
+            worker.end()  # killed from outside
+        worker = _Worker(self._seconds, self._policy)
+        with self._lock:
+            self._busy.add(worker)
+        try:
+            worker.start()
+        except BaseException:
+            self._give_up(worker)
+            raise
+        return worker
 
-    def _await(self) -> list[_Worker]:
-        """Workers with something to read, after a wait until the next deadline at most."""
-        busy = [worker for worker in self._workers if not self._is_idle(worker)]
-        if not busy:
-            return []
-        with selectors.DefaultSelector() as selector:
-            for worker in busy:
-                selector.register(worker.output, selectors.EVENT_READ, worker)
-            wait = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
-            return [key.data for key, _ in selector.select(wait)]
-
-    def _collect(self, worker: _Worker, grades: dict[int, Grade]) -> None:
-        reply = worker.receive()
-        if reply is None:
-            self._drop(worker)
-            if worker.case is None:
-                raise SetupError(
-                    "the grader's worker process ended while it started",
-                    remedy="Check free memory, and that `python -c 'import math_verify'` works.",
-                )
-            grades[worker.case] = Grade(Verdict.ERROR, "crash")
-        elif reply and worker.case is None:
-            if not reply.get("ready"):
-                raise SetupError(
-                    f"the grader's worker process: {reply.get('error')}", remedy="Install rstar-cli again."
-                )
-            worker.ready = True
-        elif reply and worker.case is not None:
-            grades[worker.case] = _grade(reply)
-            worker.case = None
-
-    def _expire(self, worker: _Worker, grades: dict[int, Grade]) -> None:
-        self._drop(worker)
-        if worker.case is None:
-            raise SetupError(
-                f"the grader's worker process did not start within {_START_TIMEOUT:.0f} s",
-                remedy="Try again when the machine is less busy.",
-            )
-        grades[worker.case] = Grade(Verdict.TIMEOUT, "timeout")
-
-    def _drop(self, worker: _Worker) -> None:
-        self._workers.remove(worker)
-        worker.kill()
+    def _give_up(self, worker: _Worker) -> None:
+        with self._lock:
+            self._busy.discard(worker)
+        worker.end()
 
 
 def _grade(reply: dict[str, Any]) -> Grade:
-    if "error" in reply:
-        return Grade(Verdict.ERROR, str(reply["error"]))
+    error = reply.get("error")
+    if error is not None:
+        return Grade(Verdict.TIMEOUT if error == "timeout" else Verdict.ERROR, str(error))
     return Grade(Verdict.CORRECT if reply["equal"] else Verdict.INCORRECT, str(reply["stage"]))

@@ -8,11 +8,18 @@ an eval: it isn't used, and `disarm` turns it off for all of sympy.
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Any, NoReturn
 
 from rstar_cli.grader import numeric
 from rstar_cli.grader.exact import BoundsError
-from rstar_cli.grader.expression import Expression, UnparsedError, parse
+from rstar_cli.grader.expression import Expression, Number, parse
+from rstar_cli.grader.lexer import UnparsedError
+
+_HUGE = re.compile(
+    r"\d{40}|\^\s*\{?\s*-?\d{5}|\^[^\s^=,]{1,40}\^[^\s^=,]{1,40}\^|\d{4}\s*!|!\s*!|\\(?:sum|prod)[^\\]{0,40}\d{6}"
+)
+"""Long numerals, exponents of five digits, towers, factorials and long series: nothing that sympy should begin with."""
 
 
 def disarm() -> None:
@@ -58,8 +65,25 @@ class SymbolicOracle:
                 return False
             if agreement is not None:
                 return agreement
+        if _HUGE.search(gold):
+            raise BoundsError("the gold answer is too large to compute with")
+        if _HUGE.search(prediction):
+            self.stage = "bounds"
+            return False
         self.stage = "symbolic"
         return _math_verify(gold, prediction)
+
+    def value(self, tree: Expression) -> Fraction | None:
+        """The value of a real constant to 40 digits; None where it has none, or one too large."""
+        try:
+            return numeric.real_value(tree)
+        except BoundsError:
+            return None
+
+    def is_rounding(self, decimal: Number, value: Expression) -> bool:
+        """Whether a decimal is what a constant rounds to at that many places, or a double printed in full."""
+        exact = self.value(value)
+        return exact is not None and numeric.is_rounding(decimal, exact)
 
     def proportional(self, gold: str, prediction: str, *, positive: bool) -> bool | None:
         """Whether two expressions are one multiple of each other."""

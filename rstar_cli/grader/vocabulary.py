@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 
 from rstar_cli.grader.normalize import string_form
+from rstar_cli.grader.policy import Policy
 
 _UNITS = {
     "percent": "% percent pct percentage", "degree": "° degree deg", "dollar": "$ dollar usd buck", "cent": "cent ¢",
-    "euro": "€ euro eur", "pound": "£ gbp", "rupee": "₹ rupee rs inr", "yuan": "¥ yuan rmb yen",
+    "euro": "€ euro eur", "pound": "£ gbp", "rupee": "₹ rupee rs inr", "yuan": "¥ yuan rmb", "yen": "yen",
     "mm": "mm millimeter millimetre", "cm": "cm centimeter centimetre", "dm": "dm decimeter", "m": "m meter metre",
     "km": "km kilometer kilometre", "inch": "in inch inche", "foot": "ft foot feet", "yard": "yd yard",
     "mile": "mi mile", "second": "s sec second", "minute": "min minute", "hour": "h hr hour", "day": "day",
@@ -20,33 +21,77 @@ _UNITS = {
     "kg": "kg kilogram kilo", "lb": "lb pound-mass", "oz": "oz ounce", "ton": "ton tonne", "ml": "ml milliliter",
     "l": "l liter litre", "gallon": "gal gallon", "acre": "acre", "hectare": "hectare ha", "newton": "newton",
     "joule": "joule", "watt": "watt", "volt": "volt",
-    "radian": "rad radian", "unit": "unit",
+    "radian": "rad radian", "unit": "unit", "kw": "kw kilowatt", "mw": "mw megawatt",
+    "celsius": "celsius °c", "fahrenheit": "fahrenheit °f",
 }  # fmt: skip
 _UNIT_OF = {word: unit for unit, words in _UNITS.items() for word in words.split()}
 _UNIT_OF |= {"mph": "mile/hour", "kmh": "km/hour", "kph": "km/hour"}
 _MEASURES = frozenset(_UNITS) - {"unit"}
 _AMBIGUOUS = frozenset({"m", "g", "s", "h", "l", "in", "a"})
 """Units of one letter are also variables: only in `\\text{}` or after a space do they count."""
-_MONEY = re.compile(r"^(-?)(?:\\?\$|€|£|₹|¥|USD|US\\?\$|Rs\.?)\s*(?=[-\d.(\\])")
-_SIGN = re.compile(r"(\\?%|\^\\circ\s*(?:C|F|\\text\{[CF]\})?|¢|€|£|\\?\$)$")
-_TEXT_UNIT = re.compile(r"((?:(?:[/*]|\\cdot|\\text\{per\})?\s*\\text\{([^{}]*)\}(?:\^(?:\{-?\d\}|\d))?)+)$")
+_TEMPERATURES = {"C": "celsius", "F": "fahrenheit"}
+_MONEY = re.compile(r"^(-?)(\\?\$|€|£|₹|¥|USD|US\\?\$|EUR|Rs\.?)\s*(?=[-\d.(\\])")
+_SIGN = re.compile(r"(\\?%|\^\\circ\s*(?:[CF]|\\text\{[CF]\})?|¢|€|£|\\?\$)$")
+_TEXT_UNIT = re.compile(r"((?:[/*]|\\cdot)?\s*\\text\{([^{}]*)\}(?:\^(?:\{-?\d\}|\d))?)$")
 _WORD_UNIT = re.compile(
     r"(?<=[\d})!])(\s?)((?:(?:sq|cu|square|cubic|per)\.?\s?)*[a-zA-Z][a-zA-Z/ .-]*?\.?)(\^?\{?[23]\}?)?$"
 )
+_NO_UNITS = frozenset(
+    [
+        "or",
+        "and",
+        "not",
+        "is",
+        "are",
+        "isn",
+        "minus",
+        "plus",
+        "times",
+        "more",
+        "less",
+        "least",
+        "most",
+        "about",
+        "over",
+        "under",
+        "squared",
+        "cubed",
+        "percent",
+        "wrong",
+        "right",
+        "tenths",
+        "tenth",
+        "hundredths",
+        "thousandths",
+        "halves",
+        "thirds",
+        "fourths",
+        "quarters",
+        "fifths",
+        "with",
+        "without",
+        "remainder",
+        "only",
+        "if",
+        "factorial",
+        "modulo",
+        "base",
+        "to",
+        "from",
+        "than",
+        "each",
+        "thousand",
+        "million",
+        "billion",
+        "trillion",
+        "hundred",
+    ]
+)
+"""Words after a number that say more than a unit: the number alone is another answer."""
 _MATHEMATICAL = (
     "alpha beta gamma delta epsilon theta lambda sigma omega pi sqrt sinh cosh tanh log exp infty infinity frac mod"
 )
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-)
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-NUMBER_WORDS = {word: i for i, word in enumerate(_ONES.split())} | {
-    word: 10 * i for i, word in enumerate(_TENS.split(), 2)
-}
-NUMBER_WORDS |= {
-    f"{ten}-{one}": NUMBER_WORDS[ten] + i for ten in _TENS.split() for i, one in enumerate(_ONES.split()[:10]) if i
-}
+_QUANTITY = re.compile(r"(\d[\d./]*)\s?([a-zA-Z]+)\.?,?\s?(?:and\s)?")
 _CHOICE = re.compile(r"\(?([A-J])\)?")
 _LABELLED = re.compile(r"(?:\(([A-J])\)\s*|([A-J])[.):]\s*)([^\s=+*/^_<>,-].*)")
 
@@ -54,15 +99,19 @@ _LABELLED = re.compile(r"(?:\(([A-J])\)\s*|([A-J])[.):]\s*)([^\s=+*/^_<>,-].*)")
 def split_unit(text: str) -> tuple[str, str]:
     """The value, and the unit (a canonical name, the words as they stand, or empty)."""
     if money := _MONEY.match(text):
-        return money[1] + text[money.end() :], "dollar" if "$" in money[0] or "USD" in money[0] else "money"
+        return money[1] + text[money.end() :], _unit_name(money[2].lstrip("\\").lower().rstrip(".").replace("us$", "$"))
     if sign := _SIGN.search(text):
         value = text[: sign.start()].strip()
         mark = sign[1].lstrip("\\")
         if value and (not mark.startswith("^") or re.fullmatch(r"[-+\d./ ]+|-?\\frac\{\d+\}\{\d+\}", value)):
-            return value, "degree" if mark.startswith("^") else _UNIT_OF.get(mark, mark)
+            scale = re.search("[CF]", mark.replace("circ", ""))
+            return value, _TEMPERATURES[scale[0]] if scale else "degree" if mark[0] == "^" else _unit_name(mark)
         return text, ""
-    if (match := _TEXT_UNIT.search(text)) and text[: match.start()].strip():
-        return text[: match.start()].strip(), _canonical(match[1])
+    value, unit = text, ""
+    while (match := _TEXT_UNIT.search(value)) and value[: match.start()].strip():
+        value, unit = value[: match.start()].strip(), match[1] + unit
+    if unit:
+        return (text, "") if _words(unit) & _NO_UNITS else (value, _canonical(unit))
     if match := _WORD_UNIT.search(text):
         words = match[2].strip()
         known = _canonical(words + (match[3] or ""))
@@ -76,20 +125,39 @@ def split_unit(text: str) -> tuple[str, str]:
     return text, ""
 
 
-def same_unit(gold: str, prediction: str) -> bool:
-    """Whether two units may stand for the same one: only known units can differ."""
-    return gold == prediction or not (_is_known(gold) and _is_known(prediction))
+def same_unit(gold: str, prediction: str, policy: Policy) -> bool:
+    """Whether two units may stand for the same one.
+
+    Two known units differ unless they are equal. Words that are no known units may be told at different length (`5
+    apples`, `5 red apples`), so they differ where they share none.
+    """
+    if gold == prediction:
+        return True
+    if not gold or not prediction:
+        return policy.missing_units or bool({gold, prediction} & {"unit"})
+    if {gold, prediction} in ({"degree", "celsius"}, {"degree", "fahrenheit"}):
+        return True
+    if _is_known(gold) and _is_known(prediction):
+        return False
+    return bool(_words(gold) & _words(prediction)) or "unit" in (gold.rstrip("23"), prediction.rstrip("23"))
 
 
-def number_word(text: str) -> str:
-    """`five` as `5`; other texts unchanged."""
-    value = NUMBER_WORDS.get(string_form(text).replace(" ", "-"))
-    return text if value is None else str(value)
+def quantities(text: str) -> tuple[str, ...]:
+    r"""`2 hours 30 minutes` or `5 \text{ ft } 3 \text{ in}` as its parts; none if it is no such amount."""
+    plain = string_form(text)
+    found = list(_QUANTITY.finditer(plain))
+    if len(found) < 2 or "".join(match[0] for match in found) != plain:
+        return ()
+    units = [_canonical(match[2]) for match in found]
+    same_kind = all(map(_is_known, units)) and len(set(units)) == len(units)
+    return tuple(f"{match[1]} \\text{{{match[2]}}}" for match in found) if same_kind else ()
 
 
 def choice_of(text: str) -> tuple[str, str] | None:
     """The letter of a multiple-choice answer and the text beside it (may be empty); None if it is none."""
-    plain = string_form(text)
+    plain = re.sub(
+        r"^(?:option|choice|answer)\s?:?\s?(?=\(?[A-J]\b)", "", string_form(text, fold=False), flags=re.IGNORECASE
+    )
     if match := _CHOICE.fullmatch(plain):
         return match[1], ""
     if match := _LABELLED.fullmatch(plain):
@@ -102,10 +170,14 @@ def _is_phrase(words: str, *, spaced: bool) -> bool:
     found = words.split()
     return (
         spaced
-        and not any(word.lower() in _MATHEMATICAL.split() for word in found)
+        and not any(word.lower() in _MATHEMATICAL.split() or word.lower() in _NO_UNITS for word in found)
         and all(re.fullmatch(r"[a-zA-Z-]+\.?", word) for word in found)
         and any(len(word) >= 4 and re.search("[aeiouy]", word) for word in found)
     )
+
+
+def _words(unit: str) -> set[str]:
+    return set(re.findall(r"[a-zA-Z]+", re.sub(r"\\text|\\cdot", " ", unit).lower()))
 
 
 def _is_known(unit: str) -> bool:
@@ -113,7 +185,8 @@ def _is_known(unit: str) -> bool:
 
 
 def _canonical(words: str) -> str:
-    plain = re.sub(r"\\text\{([^{}]*)\}", r"\1", words).replace(r"\cdot", "*")
+    plain = re.sub(r"\\text\{\s*per\s*\}", "/", words)
+    plain = re.sub(r"\\text\{([^{}]*)\}", r"\1", plain).replace(r"\cdot", "*")
     plain = re.sub(r"[{}^]", "", plain).strip().lower().rstrip(".")
     plain = re.sub(r"\s+per\s+", "/", plain)
     if match := re.fullmatch(r"(square|sq|cubic|cu)\.?\s*(.+)", plain):

@@ -11,8 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rstar_cli.config import EngineConfig, SandboxConfig, SearchConfig
+from rstar_cli.config import EngineConfig, GradingConfig, SandboxConfig, SearchConfig
 from rstar_cli.errors import UsageError
+from rstar_cli.grader import LENIENT, STRICT, Grader
 from rstar_cli.jsonl import digest
 from rstar_cli.layout import check_unchanged, make_folder, model_path, read_manifest, write_manifest
 from rstar_cli.prompts import render_prompt
@@ -257,6 +258,11 @@ def open_sandbox(config: SandboxConfig, *, tree: bool = False) -> Sandbox:
         tree=tree,
         floor=config.isolation,
     )
+
+
+def open_grader(config: GradingConfig) -> Grader:
+    """A grader as a stage's settings have it."""
+    return Grader(timeout=config.grade_timeout, policy=LENIENT if config.lenient else STRICT)
 
 
 def refuse_run_flags(stage: str, **flags: object) -> None:

@@ -12,7 +12,6 @@ import orjson
 
 from rstar_cli.config import EvalSetConfig, EvaluateConfig
 from rstar_cli.errors import UsageError
-from rstar_cli.grader import Grader
 from rstar_cli.journal import Journal
 from rstar_cli.jsonl import read_rows
 from rstar_cli.layout import RunDir, write_bytes
@@ -27,6 +26,7 @@ from rstar_cli.stages.common import (
     Stop,
     Summary,
     few_shot_of,
+    open_grader,
     open_policy,
     open_sandbox,
     open_scorer,
@@ -215,7 +215,7 @@ class _LazyTools(ExitStack):
         if self._tools is None:
             enter, config = self.enter_context, self._config
             sandbox = enter(open_sandbox(config, tree=True))
-            grader = enter(Grader(timeout=config.grade_timeout))
+            grader = enter(open_grader(config))
             policy = enter(closing(open_policy(config, self._models.policy, self._problems, self.few_shot)))
             prm = self._models.prm
             scorer = enter(closing(open_scorer(config, prm))) if prm is not None else None

@@ -10,7 +10,6 @@ from typing import Any
 
 from rstar_cli.config import GenerateConfig
 from rstar_cli.errors import UsageError
-from rstar_cli.grader import Grader
 from rstar_cli.journal import Journal
 from rstar_cli.layout import RunDir
 from rstar_cli.options import GeneratePlace
@@ -27,6 +26,7 @@ from rstar_cli.stages.common import (
     Stop,
     Summary,
     few_shot_of,
+    open_grader,
     open_policy,
     open_sandbox,
     open_scorer,
@@ -180,7 +180,7 @@ def _search(task: _Task, config: GenerateConfig, record: StageRecord, title: str
         todo = [p for p in task.problems if p.id not in journal.done]
         before = len(task.problems) - len(todo)
         sandbox = stack.enter_context(open_sandbox(config, tree=True))
-        grader = stack.enter_context(Grader())
+        grader = stack.enter_context(open_grader(config))
         progress = stack.enter_context(StageProgress(title, len(task.problems), done=before))
         policy = stack.enter_context(closing(open_policy(config, task.model, task.problems, task.few_shot)))
         scorer = stack.enter_context(closing(open_scorer(config, task.prm))) if task.prm is not None else None

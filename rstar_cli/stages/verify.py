@@ -17,7 +17,7 @@ from rstar_cli.options import VerifyPlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.records import Problem, Row, SolutionRow, Tree, Verdict
 from rstar_cli.sandbox import Sandbox
-from rstar_cli.stages.common import StageRecord, Summary, open_sandbox
+from rstar_cli.stages.common import StageRecord, Summary, open_grader, open_sandbox
 
 CHUNK = 64
 """Trees verified together, so that the sandbox's processes all have work."""
@@ -48,7 +48,7 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
     with ExitStack() as stack:
         write = [stack.enter_context(replacing(path)) for path in outputs]
         sandbox = stack.enter_context(open_sandbox(config))
-        grader = stack.enter_context(Grader(timeout=config.grade_timeout))
+        grader = stack.enter_context(open_grader(config))
         progress = stack.enter_context(StageProgress(summary.stage, len(gold)))
         for tree, solutions in verified(read_rows(files.trees, Tree), gold, sandbox, grader):
             rows: list[Sequence[Row]] = [

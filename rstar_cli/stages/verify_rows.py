@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from queue import Queue
+from typing import Any, TypeVar
 
 from rstar_cli.config import VerifyConfig
+from rstar_cli.cores import count_cores
 from rstar_cli.errors import DataError, UsageError
 from rstar_cli.grader import Grader, extract_answer
 from rstar_cli.jsonl import dump, read_objects, replacing
@@ -17,7 +21,7 @@ from rstar_cli.prompts import CODE, CODE_END, STEP_END
 from rstar_cli.protocols import ExecutionResult, Grade
 from rstar_cli.records import Verdict
 from rstar_cli.sandbox import Sandbox
-from rstar_cli.stages.common import Summary, open_sandbox, refuse_run_flags
+from rstar_cli.stages.common import Summary, open_grader, open_sandbox, refuse_run_flags
 
 KINDS = ("prediction", "solution", "code")
 """Fields that hold what is checked; a row has just one of them."""
@@ -25,7 +29,11 @@ KINDS = ("prediction", "solution", "code")
 NO_GOLD = "no gold"
 """What decided the verdict of a bare run: there is nothing to compare with."""
 
+_AHEAD = 256
+"""Rows that are graded or wait for an earlier one."""
+
 Row = dict[str, Any]
+ItemT = TypeVar("ItemT")
 
 
 def verify_rows(place: VerifyPlace, config: VerifyConfig) -> Summary:
@@ -38,7 +46,7 @@ def verify_rows(place: VerifyPlace, config: VerifyConfig) -> Summary:
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
         sandbox = stack.enter_context(open_sandbox(config))
-        grader = stack.enter_context(Grader(timeout=config.grade_timeout))
+        grader = stack.enter_context(open_grader(config))
         write = stack.enter_context(replacing(place.output))
         for row in checked(read_objects(place.input), place.input, sandbox, grader):
             write(dump(row))
@@ -65,9 +73,33 @@ def checked(rows: Iterator[tuple[int, Row]], origin: str, sandbox: Sandbox, grad
             read.append((row, predicted, program))
             yield program or ""  # a row without code takes its turn with an empty program
 
-    for ran in sandbox.run_many(programs()):
-        row, predicted, program = read.popleft()
-        yield _judged(row, predicted, ran if program is not None else None, grader)
+    def ran() -> Iterator[tuple[Row, str | None, ExecutionResult | None]]:
+        for result in sandbox.run_many(programs()):
+            row, predicted, program = read.popleft()
+            yield row, predicted, result if program is not None else None
+
+    yield from _side_by_side(lambda item: _judged(*item, grader), ran())
+
+
+def _side_by_side(function: Callable[[ItemT], Row], items: Iterator[ItemT]) -> Iterator[Row]:
+    """Results in order, several in the making at once; each comes out when it and those before it are done."""
+    begun: Queue[Future[Row] | BaseException | None] = Queue(_AHEAD)
+    with ThreadPoolExecutor(count_cores()) as executor:
+
+        def feed() -> None:
+            try:
+                for item in items:
+                    begun.put(executor.submit(function, item))
+            except BaseException as error:  # noqa: BLE001 - raised again by the reader
+                begun.put(error)
+            else:
+                begun.put(None)
+
+        threading.Thread(target=feed, daemon=True).start()
+        while (next_one := begun.get()) is not None:
+            if isinstance(next_one, BaseException):
+                raise next_one
+            yield next_one.result()
 
 
 def _kind(row: Row, origin: str, line: int) -> str:

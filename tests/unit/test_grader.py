@@ -1,4 +1,4 @@
-"""The grader: own cases, extraction, groups, and what becomes of workers that are late, killed or orphaned."""
+"""The grader: own cases, groups, and what becomes of workers that are late, killed or orphaned."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rstar_cli.grader import Grader, extract_answer, group_answers
+from rstar_cli.grader import Grader, group_answers
 from rstar_cli.grader import grader as grader_module
 from rstar_cli.protocols import Grade
 from rstar_cli.records import Verdict
@@ -87,7 +87,8 @@ def test_others_cases(grader: Grader) -> None:
         ("1/3", "0.33", "number"),
         ("(1,2)", "(1,3)", "structure"),
         (r"\sqrt{8}", r"2\sqrt{2}", "numeric"),
-        (r"\sum_{k=1}^{3}k", "6", "symbolic"),
+        (r"\sum_{k=1}^{3}k", "6", "numeric"),
+        (r"\lim_{x\to 0}\frac{\sin x}{x}", "1", "symbolic"),
         ("7", "9" * 5000, "bounds"),
     ],
 )
@@ -178,13 +179,12 @@ def test_cheap_cases_start_no_worker() -> None:
 def test_a_late_answer_is_a_timeout_and_the_others_go_on() -> None:
     with Grader(timeout=0.8) as grader:
         grader.grade([(r"\sqrt{8}", r"2\sqrt{2}")])
-        (late,) = grader.worker_ids
+        (worker,) = grader.worker_ids
         start = time.monotonic()
         grades = grader.grade([("7", ENDLESS), (r"\sqrt{12}", r"2\sqrt{3}")])
         assert [grade.verdict for grade in grades] == [Verdict.TIMEOUT, Verdict.CORRECT]
         assert time.monotonic() - start < 10
-        assert late not in grader.worker_ids
-        assert not is_alive(late)
+        assert worker in grader.worker_ids, "a late comparison ends, its worker goes on"
 
 
 def test_two_workers_wait_side_by_side() -> None:
@@ -302,80 +302,6 @@ def test_one_grader_for_several_threads(grader: Grader) -> None:
         thread.join()
     assert set(outcomes.values()) == {Verdict.CORRECT}
     assert len(outcomes) == 6
-
-
-# --- extraction ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        (r"We get \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
-        (r"\boxed{1} at first, later \boxed{2}", "2"),
-        (r"\boxed{2}, and the last one \boxed{is cut", "2"),
-        (r"\boxed{1} and \boxed{2}", "1, 2"),
-        (r"\boxed{3}. I check: \boxed{3}", "3"),
-        (r"It is \boxed{\{1,2\}}", r"\{1,2\}"),
-        ("<answer>12</answer>", "12"),
-        ("<answer>The answer is \\boxed{12}<end_of_answer>", "12"),
-        ("He pays 5 * 3 = 15.\n#### 15", "15"),
-        ("The answer is 12.", "12"),
-        ("The answer is .5", ".5"),
-        ("The answer is $.5$.", ".5"),
-        ("**Answer:** $x^2$", "x^2"),
-        ("The final answer is $3\\sqrt{2}$. I hope it is correct.", r"3\sqrt{2}"),
-        ("The answer is 7. Wait, the answer is 8.", "8"),
-        ("So the correct option is (C).", "(C)"),
-        ("We compare all.\n**C**", "C"),
-        ("We compare all.\n(C)", "C"),
-        ("Thus the value of x is 7.", "7"),
-        ("Therefore $x \\ge 5$.", r"x \ge 5"),
-        ("The angle is 45 degrees.", "45 degrees"),
-        ("<think>the answer is 3</think>The answer is 4", "4"),
-        (r"\boxed{3} was wrong. Final answer: 4", "4"),
-        ("The answer is 5<|im_end|>", "5"),
-    ],
-)
-def test_extracts_what_the_text_states(text: str, answer: str) -> None:
-    assert extract_answer(text) == answer
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "12",
-        "x = 5",
-        r"\boxed{",
-        r"\boxed{}",
-        "We add 3 and 4 and then 5",
-        "AB = 5, CD = 6",
-        "x is 3 and y is 4",
-        "The answer is not 5",
-        "the answer is",
-        "No option was chosen.",
-    ],
-)
-def test_does_not_guess(text: str) -> None:
-    assert extract_answer(text) is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        r"\boxed{" * 3000,
-        "$" * 20000,
-        r"\(" * 10000,
-        "answer is " * 2000,
-        "\n" * 20000,
-        "<answer>" * 2500,
-        " \n x" * 5000,
-    ],
-)
-def test_extraction_is_quick_on_hostile_text(text: str) -> None:
-    start = time.monotonic()
-    extract_answer(text)
-    assert time.monotonic() - start < 2.0
 
 
 # --- groups --------------------------------------------------------------------------------
