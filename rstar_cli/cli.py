@@ -9,7 +9,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import orjson
 import typer
 
 from rstar_cli import __version__
@@ -25,6 +24,7 @@ from rstar_cli.config import (
 from rstar_cli.errors import RstarError, SetupError, UsageError
 from rstar_cli.layout import EMBEDDED, RunDir, default_run
 from rstar_cli.options import (
+    BenchGraderPlace,
     BenchPlace,
     EvaluatePlace,
     EvolvePlace,
@@ -35,9 +35,9 @@ from rstar_cli.options import (
     VerifyPlace,
     flags,
 )
+from rstar_cli.screen import note, show, show_curve, tell_stage
 
 if TYPE_CHECKING:
-    from rstar_cli.rounds import Outcome
     from rstar_cli.stages.common import Summary
 
 app = typer.Typer(
@@ -180,8 +180,10 @@ def evolve(place: EvolvePlace, given: dict[str, Any]) -> None:
 
         _show(place, dry_run_evolve(config, run))
         return
-    outcome = loop(run, config, _tell_stage)
-    _show_curve(place, run, outcome, seconds_by_stage(run))
+    outcome = loop(run, config, tell_stage)
+    show_curve(place, run, outcome, seconds_by_stage(run))
+    if outcome.ended == "budget":
+        raise typer.Exit(7)
 
 
 @app.command(rich_help_panel="Around the rounds")
@@ -193,7 +195,7 @@ def init(
 ) -> None:
     """Make a run from a recipe. A stage makes one from the default recipe by itself where there is none."""
     made = RunDir.create(run or default_run(), recipe)
-    _note(f"The run's recipe is {made.root / 'recipe.toml'}\nnext: {made.command('generate', 1)}")
+    note(f"The run's recipe is {made.root / 'recipe.toml'}\nnext: {made.command('generate', 1)}")
 
 
 @problems_app.command("make")
@@ -210,7 +212,7 @@ def problems_make(
     """
     from rstar_cli.stages.problem_files import make
 
-    _note(make(output, count, seed, levels, split))
+    note(make(output, count, seed, levels, split))
 
 
 @problems_app.command("import")
@@ -226,7 +228,7 @@ def problems_import(
     """
     from rstar_cli.stages.problem_files import import_
 
-    _note(import_(source, output, run, limit))
+    note(import_(source, output, run, limit))
 
 
 @problems_app.command("list")
@@ -263,6 +265,23 @@ def bench_sandbox(place: BenchPlace, _given: dict[str, Any]) -> None:
     _show(place, Summary("bench sandbox", describe(report), notes=warnings(report), data=report))
 
 
+@bench_app.command("grader")
+@flags(BenchGraderPlace)
+def bench_grader(place: BenchGraderPlace, _given: dict[str, Any]) -> None:
+    """Measure the grader on labelled cases, side by side with math-verify.
+
+    [dim]rstar bench grader --cases cases.jsonl[/dim]    rows: gold, pred, label, perhaps kind and debatable
+    """
+    from rstar_cli.bench.grader import describe, measure, read_cases
+    from rstar_cli.grader import LENIENT, STRICT
+    from rstar_cli.stages.common import Summary
+
+    if place.cases is None:
+        raise UsageError("no cases to grade", remedy="Give --cases FILE.")
+    report = measure(read_cases(place.cases), LENIENT if place.lenient else STRICT, place.timeout)
+    _show(place, Summary("bench grader", describe(report), data=report, columns=("rstar", "math-verify")))
+
+
 def _open(
     place: RunPlace, model: type[SettingsT], stage: str, given: dict[str, Any], *, outside: bool
 ) -> tuple[RunDir | None, SettingsT]:
@@ -281,89 +300,15 @@ def _open(
     return run, run.recipe.stage(model, stage, place.round, given)
 
 
-def _refuse_two_streams(place: Place, output: str | None) -> None:
-    if place.json_ and output == "-":
-        raise UsageError("--json and --output - both want stdout", remedy="Give one of them.")
-
-
-def _note(text: str) -> None:
-    typer.echo(text, err=True)
-
-
 def _show(place: Place, summary: Summary) -> None:
-    """Show a stage's summary: a table on stderr, or one JSON object on stdout."""
-    if place.json_:
-        report = {
-            "stage": summary.stage,
-            "figures": summary.figures,
-            "data": summary.data,
-            "done_before": summary.done_before,
-            "files": [str(path) for path in summary.files],
-            "next": summary.next_command,
-            "notes": summary.notes,
-        }
-        sys.stdout.buffer.write(orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
-    else:
-        _print_summary(summary)
+    show(place, summary)
     if summary.partial:
         raise typer.Exit(7)
 
 
-def _print_summary(summary: Summary) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(stderr=True, highlight=False)
-    table = Table(title=summary.stage, title_justify="left", title_style="bold", show_header=False, box=None)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    for name, value in summary.figures.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
-    console.print(table)
-    for note in summary.notes:
-        console.print(note, style="yellow", markup=False)
-    if summary.done_before:
-        console.print("It was done before; nothing was changed.")
-    for path in summary.files:
-        console.print(f"{'there:' if summary.done_before else 'wrote'} {path}", markup=False, soft_wrap=True)
-    if summary.next_command:
-        console.print(f"next: {summary.next_command}", markup=False, soft_wrap=True, style="bold")
-
-
-def _tell_stage(summary: Summary) -> None:
-    """A line on stderr for a stage of the loop."""
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False)
-    console.print(f"{summary.stage:22} {summary.headline}", markup=False, soft_wrap=True)
-    for note in summary.notes:
-        console.print(f"{'':22} {note}", style="yellow", markup=False, soft_wrap=True)
-
-
-def _show_curve(place: EvolvePlace, run: RunDir, outcome: Outcome, seconds: dict[str, float]) -> None:
-    """End the loop: the curve on stderr, or the report on stdout; the figures drawn."""
-    from rstar_cli.report import collect, curve_table, draw_curve, write_report
-
-    write_report(run)
-    report = collect(run)
-    drawn = draw_curve(report, run.figures)
-    if place.json_:
-        told = {"ended": outcome.ended, "why": outcome.why, "seconds": seconds, "report": report}
-        sys.stdout.buffer.write(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")
-    else:
-        from rich.console import Console
-
-        console = Console(stderr=True, highlight=False)
-        console.print()
-        console.print(curve_table(report))
-        console.print()
-        console.print(f"ended: {outcome.why}", markup=False, soft_wrap=True)
-        times = ", ".join(f"{stage} {value:,.0f} s" for stage, value in seconds.items())
-        console.print(f"time: {times}", markup=False, soft_wrap=True)
-        for path in (run.report, *drawn):
-            console.print(f"wrote {path}", markup=False, soft_wrap=True)
-    if outcome.ended == "budget":
-        raise typer.Exit(7)
+def _refuse_two_streams(place: Place, output: str | None) -> None:
+    if place.json_ and output == "-":
+        raise UsageError("--json and --output - both want stdout", remedy="Give one of them.")
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
@@ -382,7 +327,7 @@ def main() -> None:
         sys.exit(_fail(error, debug))
     except SystemExit as end:
         if end.code in (130, 143):
-            _note("interrupted; what was finished is kept. Run the same command again to go on.")
+            note("interrupted; what was finished is kept. Run the same command again to go on.")
         raise
 
 
@@ -391,7 +336,7 @@ def _fail(error: RstarError, debug: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
-    _note(f"error: {error}")
+    note(f"error: {error}")
     if error.remedy:
-        _note(error.remedy)
+        note(error.remedy)
     return error.exit_code

@@ -108,7 +108,7 @@ class SandboxConfig(Settings):
 class GradingConfig(Settings):
     """How answers are compared."""
 
-    grade_timeout: float = Field(0.8, gt=0)
+    grade_timeout: float = Field(0.6, gt=0)
     """Seconds of processor time that one comparison may take; then its verdict is `timeout`."""
     lenient: bool = False
     """For noisy gold answers: 10% equals 0.1 too, and a decimal equals what it is the rounding of."""

@@ -112,6 +112,17 @@ class BenchPlace(Place):
     """Programs a measurement, of five steps each; as many steps are held at a time."""
 
 
+class BenchGraderPlace(Place):
+    """What `bench grader` grades."""
+
+    cases: Path | None = None
+    """JSON lines with gold, pred and label (true or false), perhaps kind and debatable."""
+    lenient: bool = False
+    """Grade with the lenient policy."""
+    timeout: float = Field(5.0, gt=0)
+    """Seconds after which math-verify is stopped; the grader keeps its own deadline."""
+
+
 PlaceT = TypeVar("PlaceT", bound=Place)
 Command = Callable[[PlaceT, dict[str, Any]], None]
 

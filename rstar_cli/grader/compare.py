@@ -337,11 +337,9 @@ class Comparison:
             return self._shapes(shape_of(g_sides[-1]), prediction) if g_label else False
         if p_label:
             return self.equal(gold.source, p_sides[-1])
-        if set(prediction.detail) == {"="} and not has_variable(prediction.parts[-1]):
-            if not any(map(has_variable, prediction.parts)):
-                return self._chain(gold.source, prediction.parts)  # `\binom{5}{2} = 10` for gold 10
-            if not any(map(has_variable, prediction.parts[1:])) and len(prediction.parts) > 2:
-                return self._chain(gold.source, prediction.parts[1:])  # `x+y = 3+4 = 7` for gold 7
+        if set(prediction.detail) == {"="}:  # `\binom{5}{2} = 10` for gold 10, `x+y = 3+4 = 7` for gold 7
+            computed = len(prediction.parts) > 2 and not any(map(has_variable, prediction.parts[1:]))
+            return self._chain(gold.source, prediction.parts[1:] if computed else prediction.parts)
         return False
 
     def _chain(self, gold: str, sides: Sequence[str]) -> bool | None:
@@ -362,7 +360,7 @@ class Comparison:
             all_equal = set(gold.detail) == set(prediction.detail) == {"="}
             return self._chain(gold.parts[-1], prediction.parts) if all_equal else False
         (g_sides, g_ops), (p_sides, p_ops) = oriented(gold), oriented(prediction)
-        if g_ops != p_ops:
+        if g_ops != p_ops or any(shape_of(side).kind == "relation" for side in g_sides):  # relations of relations
             return False
         if (same := self._ordered(g_sides, p_sides)) is True:
             return True

@@ -19,7 +19,7 @@ from rstar_cli.grader.pool import WorkerPool
 from rstar_cli.protocols import AnswerGrader, Grade
 from rstar_cli.records import Verdict
 
-TIMEOUT = 0.8
+TIMEOUT = 0.6
 """Seconds of processor time that a comparison gets; the slowest one hundredth take some 0.02."""
 _CACHE_SIZE = 65_536
 _MARKED = re.compile(

@@ -23,7 +23,7 @@ _UNICODE = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-",
     "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "⁄": "/", "∕": "/",
     "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "°": r"^\circ ", "±": r"\pm ",
-    "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ",
+    "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≡": r"\equiv ", "≈": r"\approx ",
     "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "′": "'", "’": "'",
     "“": '"', "”": '"', "〈": r"\langle ", "〉": r"\rangle ", "⟨": r"\langle ", "⟩": r"\rangle ",
     "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
@@ -102,7 +102,9 @@ def normal_form(text: str) -> str:
     text = _ANGLED.sub(r"\\langle \1\\rangle ", text)
     if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:
         text = re.sub(r"(?<!\\)\$", " ", text)  # pairs: marks of mathematics, not dollars
-    if r"\begin" not in text:  # there `\\` parts the rows; elsewhere it is a JSON escape that was never undone
+    if r"\\begin" in text:  # every backslash was doubled
+        text = text.replace("\\\\", "\\")
+    elif r"\begin" not in text:  # there `\\` parts the rows; elsewhere it is a JSON escape that was never undone
         text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", re.sub(r"\\!\s*(?=,)|(?<=,)\\!\s*", "", text).replace("{:}", ":"))
     text = re.sub(r"\{,\}|(?<=\d)\\,(?=\d{3}(?!\d))", ",", text)
@@ -115,6 +117,7 @@ def normal_form(text: str) -> str:
     for old, new in (("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne "), ("==", "="), ("**", "^")):
         text = text.replace(old, new)
     text = _AXIS.sub(r"\\hat{\1}", _AMONG.sub(r"\1,\2\\in\\mathbb{\3}", text))
+    text = re.sub(r"\(\s*(?:\\text\{\s*mod\s*\}|\\?mod)(?![a-z])\s*(\w+)\)", r"\\pmod{\1}", text)
     text = re.sub(r"\{\\circ\s*\}", r"\\circ ", text)
     text = re.sub(r"\^\s*\{\s*('+)\s*\}|\^\s*('+)", r"\1\2", text)  # x^{\prime} is x'
     text = _OUTWARD.sub(_inward, text)
@@ -141,6 +144,7 @@ def string_form(normal: str, *, fold: bool = True) -> str:
 
 def _plain_characters(text: str) -> str:
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = re.sub(r"([√∛])\s?(\d+(?:\.\d+)?)", r"\1{\2}", text)
     text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉]+", lambda match: f"_{{{match[0].translate(_SUBSCRIPTS)}}}", text)
     out = []
     for char in text:

@@ -36,9 +36,9 @@ def agree(gold: Expression, prediction: Expression) -> bool | None:
         BoundsError: a value is too large to compute.
     """
     names = sorted(names_of(gold) | names_of(prediction))
-    if "infty" in names:  # nothing is computed with it
+    if "infty" in names:  # nothing is computed with it, but infinite series
         if _has_series(gold) or _has_series(prediction):
-            return None
+            return _limits_agree(gold, prediction) if names == ["infty"] else None
         return _sign_of_infinity(gold) == _sign_of_infinity(prediction) != 0
     if not names:
         return _constants_agree(gold, prediction)
@@ -104,6 +104,18 @@ def names_of(tree: Expression) -> set[str]:
         return set()
     names: set[str] = set().union(*map(names_of, tree.args))
     return names - {str(getattr(tree.args[1], "name", ""))} if tree.name in _SERIES else names
+
+
+def _limits_agree(gold: Expression, prediction: Expression) -> bool | None:
+    """Whether constants with infinite series agree to 25 digits; None where they don't, for convergence may be slow."""
+    from mpmath import mp
+
+    try:
+        with mp.workdps(_DIGITS):
+            g, p = _evaluate(gold, {}), _evaluate(prediction, {})
+            return bool(abs(g - p) <= max(abs(g), abs(p)) * mp.mpf(10) ** -25) or None
+    except (ZeroDivisionError, ValueError, KeyError, BoundsError, mp.NoConvergence):
+        return None
 
 
 def _sign_of_infinity(tree: Expression) -> int:
@@ -211,6 +223,10 @@ def _series(tree: Call, at: dict[str, Any]) -> Any:
     from mpmath import mp
 
     body, index, *limits = tree.args
+    if limits[1] == Symbol("infty") and isinstance(index, Symbol):
+        infinite = mp.nsum if tree.name == "sum" else mp.nprod
+        start = _evaluate(limits[0], at)
+        return infinite(lambda k: _evaluate(body, {**at, index.name: k}), [start, mp.inf])
     if any("infty" in names_of(limit) for limit in limits):
         raise ValueError("an infinite series")
     first, last = (_evaluate(limit, at) for limit in limits)

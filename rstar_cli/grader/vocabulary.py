@@ -156,7 +156,10 @@ def quantities(text: str) -> tuple[str, ...]:
 def choice_of(text: str) -> tuple[str, str] | None:
     """The letter of a multiple-choice answer and the text beside it (may be empty); None if it is none."""
     plain = re.sub(
-        r"^(?:option|choice|answer)\s?:?\s?(?=\(?[A-J]\b)", "", string_form(text, fold=False), flags=re.IGNORECASE
+        r"^(?:option|choice|answer)\s?:?\s?(?=\(?[A-J]\b)",
+        "",
+        string_form(text, fold=False).replace("**", ""),
+        flags=re.IGNORECASE,
     )
     if match := _CHOICE.fullmatch(plain):
         return match[1], ""

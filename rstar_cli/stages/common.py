@@ -44,6 +44,7 @@ class Summary:
         data: the figures as plain values, for `--json`.
         done_before: nothing was done now: it was there.
         headline: the outcome in a few words.
+        columns: titles above the values, where each figure has several.
     """
 
     stage: str
@@ -55,6 +56,7 @@ class Summary:
     data: dict[str, Any] = field(default_factory=dict)
     done_before: bool = False
     headline: str = ""
+    columns: tuple[str, ...] = ()
 
 
 class StageRecord:

@@ -22,7 +22,6 @@ from rstar_cli.records import Verdict
 CASES = [
     json.loads(line) for line in (Path(__file__).parents[1] / "cases/grader.jsonl").read_text("utf-8").splitlines()
 ]
-SHARED = Path(os.environ.get("RSTAR_SHARED") or Path(__file__).parents[3] / "shared")
 ENDLESS = r"\sum_{k=1}^{10^9}\frac{\sin k}{k}"
 """A sum that nobody finishes."""
 
@@ -60,23 +59,6 @@ def test_there_are_cases_of_both_kinds() -> None:
     labels = [case["label"] for case in CASES]
     assert len(CASES) >= 80
     assert min(labels.count(True), labels.count(False)) >= 40
-
-
-def test_others_cases(grader: Grader) -> None:
-    path = SHARED / "data/grader_cases.jsonl"
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
-    cases = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    cases = [case for case in cases if not case.get("debatable")]
-    grades = grader.grade([(case["gold"], case["pred"]) for case in cases])
-    answers, prose = [], []
-    for case, grade in zip(cases, grades, strict=True):
-        outcome = (case["label"], grade.verdict is Verdict.CORRECT)
-        (prose if case["kind"] == "extraction" else answers).append(outcome)
-    false_accepts = [1 for label, accepted in answers + prose if accepted and not label]
-    assert sum(label == accepted for label, accepted in answers) / len(answers) >= 0.98
-    assert sum(label == accepted for label, accepted in prose) / len(prose) >= 0.95
-    assert not false_accepts
 
 
 @pytest.mark.parametrize(
