@@ -172,6 +172,8 @@ def _parameter(name: str, field: FieldInfo, panel: str | None) -> inspect.Parame
     default = field.get_default()
     if not boolean and default not in (None, "") and "[default" not in text:
         text += f" [default: {default}]"
+    if boolean and panel is not None:  # a recipe may have set it
+        flag, boolean = f"{flag}/--no-{flag[2:]}", False
     option = typer.Option(
         flag, help=text.replace("\n", " ").replace("[", r"\["), show_default=False, rich_help_panel=panel
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cache
 from types import TracebackType
 from typing import Self
 
@@ -127,6 +129,22 @@ class Grader:
                 self._cache.popitem(last=False)
 
 
+def grade(gold: str, prediction: str | None, policy: Policy = STRICT) -> Grade:
+    """Grade one answer; `Grader` is for many and says what the verdicts mean. A worker process is kept for all calls.
+
+    Raises:
+        SetupError: the worker process can't start.
+    """
+    return _shared(policy).grade([(gold, prediction)])[0]
+
+
+@cache
+def _shared(policy: Policy) -> Grader:
+    grader = Grader(workers=1, policy=policy)
+    atexit.register(grader.close)
+    return grader
+
+
 def group_answers(answers: Sequence[str | None], grader: AnswerGrader | None = None) -> list[int | None]:
     """Number answers so that equal ones share a number, for votes.
 
@@ -167,5 +185,7 @@ def _gold_in(text: str) -> str:
 
 def _answer_in(text: str) -> str:
     """What is to be compared of a prediction: the answer in prose; all of a bare answer."""
-    is_prose = _MARKED.search(text) or "\n" in text.strip() or len(_WORD.findall(text)) >= _PROSE
+    lines = [line for line in text.split("\n") if line.strip()]
+    several = len(lines) > 1 and not all("=" in line and not _WORD.search(line) for line in lines)
+    is_prose = _MARKED.search(text) or several or len(_WORD.findall(text)) >= _PROSE
     return (extract_answer(text) or text) if is_prose else text

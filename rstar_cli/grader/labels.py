@@ -22,6 +22,9 @@ _CONSTANTS = (r"\pi", "e", "i", r"\emptyset")
 _DENIAL = re.compile(r"\b(?:not|wrong|n't)\b")
 _OPERATION = re.compile(r"\\int.*d\w|\\(?:lim|sum|prod)(?![a-zA-Z]).*", re.DOTALL)
 _POINT = re.compile(r"([A-Z](?:_\w|'+)?)\s?(\(.*\))")
+_APPROX = re.compile(r"\\approx(?![a-zA-Z])")
+ROOTS = frozenset("xyztr")
+"""Unknowns whose values are told in any order: `x_1 = 2, x_2 = 3` is `x = 3, x = 2`."""
 _COMMA = re.compile(r",")
 
 
@@ -55,6 +58,27 @@ def named_point(text: str) -> str:
     return text
 
 
+def value_of(text: str) -> str:
+    r"""`\frac{1}{3} \approx 0.33` is a third; `x \approx 0.33` says what x is; `A(1,2)` is the point A."""
+    if r"\approx" not in text:
+        return named_point(text)
+    parts, _ = split_top(text, _APPROX)
+    if len(parts) == 1 or len(list_items(text)) > 1:
+        return text
+    first = parts[0]
+    if not first or is_label(first):
+        return f"{first}={parts[1]}" if first else parts[1]
+    return first
+
+
+def unnamed(text: str) -> tuple[str, str]:
+    """The name and the rest of `D = [0, 1)`; no name where there is none."""
+    sides, operators = relation_parts(text)
+    if operators[:1] == ["="] and is_label(sides[0]):
+        return sides[0], text[text.index("=", len(sides[0])) + 1 :].strip()
+    return "", text
+
+
 def expanded(shape: Shape) -> Shape:
     """`(x,y)=(1,2)` as the list `x=1, y=2`; other shapes unchanged."""
     if shape.kind != "relation" or shape.detail != ("=",) or not is_label(shape.parts[0]):
@@ -78,10 +102,10 @@ class Named:
 
     Attributes:
         items: the elements without their names.
-        names: the name of each; empty where one has none.
+        names: the name of each, perhaps empty.
         own: whether each has a name of its own (`x=1, y=2`), so that the names and not the order tell which is which.
         relations: whether every element is an equation or inequality.
-        stems: the names without their subscripts; empty where an element has none.
+        stems: the names without their subscripts.
     """
 
     items: tuple[str, ...]
@@ -89,6 +113,11 @@ class Named:
     own: bool
     relations: bool
     stems: frozenset[str]
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the names differ by their subscripts (`x_1=1, x_2=2`)."""
+        return len(set(self.names)) == len(self.names) and all("_" in name for name in self.names)
 
     def in_order(self) -> Named:
         """Sorted by name where the names are coordinates."""
@@ -103,15 +132,16 @@ def names_and_items(shape: Shape) -> Named:
     names: list[str] = []
     items: list[str] = []
     relations = True
-    for part in map(named_point, shape.parts):
+    for part in map(value_of, shape.parts):
         sides, operators = relation_parts(part)
         named = set(operators) == {"="} and is_label(sides[0]) and len(list_items(part)) == 1
+        named = named and all(tree_of(side) is not None for side in sides[1:-1])
         names.append(sides[0] if named else "")
         items.append(sides[-1] if named else part)
         relations = relations and bool(operators)
-    stems = frozenset(name.split("_")[0] for name in names if name) if all(names) else frozenset()
-    own = len(set(names)) == len(names) == len(stems)
-    return Named(tuple(items), tuple(names) if stems else (), own, relations, stems)
+    stems = frozenset(name.split("_")[0] for name in names if name)
+    own = all(names) and len(set(names)) == len(names) and (len(stems) == len(names) or not stems <= ROOTS)
+    return Named(tuple(items), tuple(names), own, relations, stems)
 
 
 def has_variable(text: str) -> bool:

@@ -70,6 +70,8 @@ _WORDS = re.compile(r"(?:[^\W\d_]{3,}|(?i:no|on))(?:[ -][^\W\d_]+)*")
 """Words rather than products of letters: in these, capitals mean nothing."""
 _THOUSANDS = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:,\d{3})+(?![\d,]|\.\d*,)")
 _ANGLED = re.compile(r"^<([^<>=]+,[^<>=]+)>$")
+_GAP = re.compile(r"(?<=[\w)}])\s*\\q?quad\s*(?=[a-zA-Z](?:\(\w\))?\s*=)")
+"""A wide space between two equations."""
 _CHOOSE = re.compile(r"\{([^{}]{1,60})\\choose([^{}]{1,60})\}")
 _AXIS = re.compile(r"\\(?:hat|vec)\s?\{\s*\\?([ijk])(?:math)?\s*\}")
 _AMONG = re.compile(r"(\S)\s*,?\s*\(\s*(\w)\s*\\in\s*\\mathbb\s*\{?([ZNR])\}?\s*\)\s*\.?$")
@@ -98,7 +100,12 @@ def normal_form(text: str) -> str:
     `\text{...}` stays (it is not a product of letters), except around a single letter. Spaces stay only between two
     letters or digits, where they part words or numbers.
     """
-    text = _unwrap(_plain_characters(mathematical(text.strip())).strip())
+    lines = text.strip().split("\n")
+    if 1 < len(lines) <= 20 and all("=" in line and "&" not in line for line in lines):
+        text = ", ".join(lines)  # a system, one equation a line
+    text = mathematical(re.sub(r"(?<!\.)\.$", "", _unwrap(text)))
+    text = _unwrap(_plain_characters(text).strip())
+    text = re.sub(r"^\*\*([^*]{1,80})\*\*", r"\1 ", text)
     text = _ANGLED.sub(r"\\langle \1\\rangle ", text)
     if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:
         text = re.sub(r"(?<!\\)\$", " ", text)  # pairs: marks of mathematics, not dollars
@@ -106,6 +113,7 @@ def normal_form(text: str) -> str:
         text = text.replace("\\\\", "\\")
     elif r"\begin" not in text:  # there `\\` parts the rows; elsewhere it is a JSON escape that was never undone
         text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)
+    text = _GAP.sub(", ", re.sub(r"(\\sqrt)\s?(\d{2,})", r"\1{\2}", text))
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", re.sub(r"\\!\s*(?=,)|(?<=,)\\!\s*", "", text).replace("{:}", ":"))
     text = re.sub(r"\{,\}|(?<=\d)\\,(?=\d{3}(?!\d))", ",", text)
     if _SPACED_THOUSANDS.fullmatch(text.strip()):

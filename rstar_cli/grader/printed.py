@@ -14,7 +14,7 @@ from functools import lru_cache
 _MARKS = re.compile(
     r"\b(?:set|exp)\(|\b(?:Interval|Union|Intersection|Complement|FiniteSet|EmptySet|frozenset|Reals|Integers|Rational|Fraction"
     r"|Integer|Float|Decimal|Eq|Ne|And|Or|Matrix|Poly|Abs|Piecewise|Sum|Product|binomial|factorial|ceiling|log10|log2|log"
-    r"|root|np\.\w+|array|tensor|dict_\w+)\b|\{[^{}]*\w\s*:|['\"]|[&|]|\d\s?[jJ]\b|\bE\*\*|[*+/(-]\s?E\b|\b(?:nan|zoo)\b"
+    r"|root|np\.\w+|array|tensor|dict_\w+)\b|\{[^{}]*\w\s*:|['\"]|[&|]|\d\s?[jJ]\b|\bE\*\*|[*+/-]\s?E\b|\b(?:nan|zoo)\b"
 )
 """What makes a text worth a try: the rest reads the same either way."""
 _WRAPPERS = frozenset({"Integer", "Float", "Decimal", "float64", "float32", "int64", "int32", "array", "tensor", "set"})

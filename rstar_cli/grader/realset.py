@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cmp_to_key
 
-from rstar_cli.grader.labels import is_symbol
+from rstar_cli.grader.labels import is_symbol, tree_of
 from rstar_cli.grader.structure import encloses, list_items, relation_parts, shape_of, split_top
 
 _LOWEST, _HIGHEST = r"-\infty", r"\infty"
@@ -21,7 +21,9 @@ _HINT = re.compile(
     r"\\(?:le|ge|ne|cup|cap|setminus|infty|emptyset|in)(?![a-zA-Z])|[<>]|\\mathbb\{?\s*R|[)\]]\s*U\s*[(\[]"
     r"|(?i:all (?:the )?(?:real )?(?:numbers|reals|x\b)|real numbers|no (?:real )?solutions?|empty set|otherwise)"
 )
-_OR = re.compile(r"\\text\{,?\s*or\s*,?\}|(?<![a-zA-Z\\])or(?![a-zA-Z])|\\vee(?![a-zA-Z])")
+_OR = re.compile(
+    r"\\text\{,?\s*or\s*,?\}|(?<![a-zA-Z\\])or(?![a-zA-Z])|(?<=[\d)}\]])or(?=[a-zA-Z]\s?(?:[<>]|\\[lgn]e))|\\vee(?![a-zA-Z])"
+)
 _AND = re.compile(r"\\text\{,?\s*and\s*,?\}|(?<![a-zA-Z\\])and(?![a-zA-Z])|\\wedge(?![a-zA-Z])|;")
 _COMMA = re.compile(r",")
 _CUP = re.compile(r"\\cup(?![a-zA-Z])|(?<=[)\]}])U(?=[(\[{\\])")
@@ -163,8 +165,11 @@ class SetReader:
         if len(items) > 1:
             return self._conditions(items)
         if by_condition := _condition(text):
-            condition, among = by_condition
-            found = replace(self.read(condition), name="")
+            condition, among, name = by_condition
+            found = self.read(condition)
+            if found.name not in ("", name):
+                raise NotASetError
+            found = replace(found, name="")
             return found if not among else self._integers(found, positive=among == "N")
         sides, operators = relation_parts(text)
         if operators:
@@ -203,6 +208,8 @@ class SetReader:
             raise NotASetError
         name = sides[where[0]]
         if operators[0] in ("=", r"\ne") and len(sides) == 2:
+            if tree_of(sides[1 - where[0]]) is None:
+                raise NotASetError
             points = self._points((sides[1 - where[0]],))
             return replace(points if operators[0] == "=" else self.complement(points), name=name)
         if not all(operator in ("<", r"\le") for operator in operators):
@@ -244,7 +251,12 @@ class SetReader:
         return self._points(points)
 
     def _points(self, items: Sequence[str]) -> RealSet:
-        values = [relation_parts(item)[0][-1] for item in items]
+        values = []
+        for item in items:
+            sides, operators = relation_parts(item)
+            if operators and (operators != ["="] or not is_symbol(sides[0])):
+                raise NotASetError
+            values.append(sides[-1])
         result = RealSet(())
         for value in values:
             result = self._union(result, RealSet((Piece(value, value, True, True),)))
@@ -252,7 +264,9 @@ class SetReader:
 
     def _between(self, low: str, high: str, has_low: bool, has_high: bool) -> RealSet:
         low, high = _end(low), _end(high)
-        return RealSet((Piece(low, high, has_low and low != _LOWEST, has_high and high != _HIGHEST),))
+        if (low == _LOWEST and has_low) or (high == _HIGHEST and has_high):
+            raise NotASetError
+        return RealSet((Piece(low, high, has_low, has_high),))
 
     # --- arithmetic of sets ------------------------------------------------------------------------------------------
 
@@ -336,8 +350,8 @@ def _peeled(text: str) -> str:
     return text
 
 
-def _condition(text: str) -> tuple[str, str] | None:
-    r"""The condition of `\{x \mid condition\}`, and `Z` or `N` where it is one on integers; None for other texts."""
+def _condition(text: str) -> tuple[str, str, str] | None:
+    r"""The condition of `\{x \mid condition\}`, `Z` or `N` where it is one on integers, and x; None for other texts."""
     match = _BRACED.fullmatch(text)
     if match is None:
         return None
@@ -348,4 +362,4 @@ def _condition(text: str) -> tuple[str, str] | None:
     among = _INTEGERS.fullmatch(domain.strip())
     if not is_symbol(name.strip()) or not (among or not domain or _ALL.fullmatch(domain.strip())):
         return None
-    return match[1][len(parts[0]) :].lstrip()[1:].strip(), among[1] if among else ""
+    return match[1][len(parts[0]) :].lstrip()[1:].strip(), among[1] if among else "", name.strip()

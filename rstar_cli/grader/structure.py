@@ -35,7 +35,10 @@ class Shape:
 
 _OPENING = re.compile(r"\\\{|\\langle|\\lfloor|\\lceil|\\begin\{\w+\*?\}|[({\[]")
 _CLOSING = re.compile(r"\\\}|\\rangle|\\rfloor|\\rceil|\\end\{\w+\*?\}|[)}\]]")
-_AND_OR = r"\\text\{,?\s*(?:and|or)\s*,?\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])"
+_AND_OR = (
+    r"\\text\{,?\s*(?:and|or)\s*,?\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])"
+    r"|(?<=[\d)}\]])(?:and|or)(?=[a-zA-Z](?:_\w)?\s?(?:[=<>]|\\[lg]e))"  # `x=-3orx=3`: some data sets lost their spaces
+)
 SEPARATOR = re.compile(rf",?\s*(?:{_AND_OR})|,")
 _OUTER_SEPARATOR = re.compile(rf";|(?:{_AND_OR})")
 _UNION = re.compile(r"\\cup|(?<=[)\]}])U(?=[(\[{\\])")

@@ -32,6 +32,8 @@ _AMBIGUOUS = frozenset({"m", "g", "s", "h", "l", "in", "a"})
 _TEMPERATURES = {"C": "celsius", "F": "fahrenheit"}
 _MONEY = re.compile(r"^(-?)(\\?\$|€|£|₹|¥|USD|US\\?\$|EUR|Rs\.?)\s*(?=[-\d.(\\])")
 _SIGN = re.compile(r"(\\?%|\^\\circ\s*(?:[CF]|\\text\{[CF]\})?|¢|€|£|\\?\$)$")
+_ANGULAR = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|arc)|\^\\circ")
+"""Where the last degree sign belongs to a part of the value alone."""
 _TEXT_UNIT = re.compile(r"((?:[/*]|\\cdot)?\s*\\text\{([^{}]*)\}(?:\^(?:\{-?\d\}|\d))?)$")
 _WORD_UNIT = re.compile(
     r"(?<=[\d})!])(\s?)((?:(?:sq|cu|square|cubic|per)\.?\s?)*[a-zA-Z][a-zA-Z/ .-]*?\.?)(\^?\{?[23]\}?)?$"
@@ -103,7 +105,7 @@ def split_unit(text: str) -> tuple[str, str]:
     if sign := _SIGN.search(text):
         value = text[: sign.start()].strip()
         mark = sign[1].lstrip("\\")
-        if value and (not mark.startswith("^") or re.fullmatch(r"[-+\d./ ]+|-?\\frac\{\d+\}\{\d+\}", value)):
+        if value and not (mark.startswith("^") and _ANGULAR.search(value)):
             scale = re.search("[CF]", mark.replace("circ", ""))
             return value, _TEMPERATURES[scale[0]] if scale else "degree" if mark[0] == "^" else _unit_name(mark)
         return text, ""
@@ -111,7 +113,9 @@ def split_unit(text: str) -> tuple[str, str]:
     while (match := _TEXT_UNIT.search(value)) and value[: match.start()].strip():
         value, unit = value[: match.start()].strip(), match[1] + unit
     if unit:
-        return (text, "") if _words(unit) & _NO_UNITS else (value, _canonical(unit))
+        if _words(unit) & _NO_UNITS:
+            return text, ""
+        return split_unit(value) if value.endswith("%") else (value, _canonical(unit))
     if match := _WORD_UNIT.search(text):
         words = match[2].strip()
         known = _canonical(words + (match[3] or ""))

@@ -276,6 +276,14 @@ def test_verify_grades_plain_rows(tmp_path: Path) -> None:
     assert "ZeroDivisionError" in out[4]["execution"]["error"]
 
 
+def test_a_flag_that_is_not_given_leaves_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("[generate]\nlenient = true\n", "utf-8")
+    rstar("init", "--run", "r", "--recipe", "r.toml", cwd=tmp_path)
+    for flags, lenient in (((), True), (("--no-lenient",), False), (("--lenient",), True)):
+        told = rstar("generate", "--run", "r", "--dry-run", "--json", *flags, cwd=tmp_path).stdout
+        assert json.loads(told)["figures"]["lenient"] == str(lenient)
+
+
 def test_a_finished_row_comes_out_while_stdin_stays_open(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rstar_cli", "verify", "--input", "-", "--output", "-"]
     with subprocess.Popen(

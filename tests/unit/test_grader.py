@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rstar_cli.grader import Grader, group_answers
+from rstar_cli.grader import LENIENT, Grader, grade, group_answers
 from rstar_cli.grader import grader as grader_module
 from rstar_cli.protocols import Grade
 from rstar_cli.records import Verdict
@@ -77,6 +77,14 @@ def test_there_are_cases_of_both_kinds() -> None:
 def test_says_which_stage_decided(grader: Grader, gold: str, prediction: str, stage: str) -> None:
     (grade,) = grader.grade([(gold, prediction)])
     assert grade.decided_by == stage
+
+
+def test_one_answer() -> None:
+    assert grade("1/2", "0.5") == Grade(Verdict.CORRECT, "number")
+    assert grade(r"\sqrt{8}", r"2\sqrt{2}") == Grade(Verdict.CORRECT, "numeric")
+    assert grade("1/3", "0.33").verdict is Verdict.INCORRECT
+    assert grade("1/3", "0.33", LENIENT).verdict is Verdict.CORRECT
+    assert grade("1", None).verdict is Verdict.NO_ANSWER
 
 
 def test_nothing_to_grade(grader: Grader) -> None:
