@@ -15,7 +15,7 @@ from rstar_cli.cores import count_cores
 from rstar_cli.grader.compare import Comparison
 from rstar_cli.grader.exact import BoundsError
 from rstar_cli.grader.extract import extract_answer
-from rstar_cli.grader.normalize import normal_form, string_form, within_bounds
+from rstar_cli.grader.normalize import is_system, normal_form, string_form, within_bounds
 from rstar_cli.grader.policy import STRICT, Policy
 from rstar_cli.grader.pool import WorkerPool
 from rstar_cli.protocols import AnswerGrader, Grade
@@ -25,10 +25,13 @@ TIMEOUT = 0.6
 """Seconds of processor time that a comparison gets; the slowest one hundredth take some 0.02."""
 _CACHE_SIZE = 65_536
 _MARKED = re.compile(
-    r"\\boxed|\\fbox|(?<!\w)boxed\{|#{4}|<\|?\w|</|\b(?:answer|therefore|thus|hence|so|option|choice|result|solution)\b"
-    r"|r[ée]ponse|respuesta|antwort|ответ|答|故|所以|정답",
+    r"\\boxed|\\fbox|(?<!\w)boxed\{|#{4}|<\|?\w|</|\A\s*[={]"
+    r"|\b(?:ans|answer|therefore|thus|hence|so|option|choice|result|solution)\b|\A[A-Z][a-z]+(?: \w+)*:\s"
+    r"|\b(?:donc|ainsi|par conséquent|somit|daher|folglich|logo|portanto|por lo tanto|quindi)\b"
+    r"|r[ée]ponse|respuesta|antwort|ответ|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2}",
     re.IGNORECASE,
 )
+"""Signs that a text holds an answer rather than is one."""
 _WORD = re.compile(
     r"(?<![\\a-zA-Z])(?!(?:or|and|if|for|all|real|numbers|where|when|otherwise|except|not)\b)[a-zA-Z]{2,}"
 )
@@ -185,7 +188,6 @@ def _gold_in(text: str) -> str:
 
 def _answer_in(text: str) -> str:
     """What is to be compared of a prediction: the answer in prose; all of a bare answer."""
-    lines = [line for line in text.split("\n") if line.strip()]
-    several = len(lines) > 1 and not all("=" in line and not _WORD.search(line) for line in lines)
+    several = "\n" in text.strip() and not is_system(text)
     is_prose = _MARKED.search(text) or several or len(_WORD.findall(text)) >= _PROSE
     return (extract_answer(text) or text) if is_prose else text

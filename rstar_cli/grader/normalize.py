@@ -70,6 +70,7 @@ _WORDS = re.compile(r"(?:[^\W\d_]{3,}|(?i:no|on))(?:[ -][^\W\d_]+)*")
 """Words rather than products of letters: in these, capitals mean nothing."""
 _THOUSANDS = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:,\d{3})+(?![\d,]|\.\d*,)")
 _ANGLED = re.compile(r"^<([^<>=]+,[^<>=]+)>$")
+_UNKNOWN = re.compile(r"\s*(\\?[a-zA-Z]+(?:_\{?\w+\}?)?(?:\(\w\))?)\s*=")
 _GAP = re.compile(r"(?<=[\w)}])\s*\\q?quad\s*(?=[a-zA-Z](?:\(\w\))?\s*=)")
 """A wide space between two equations."""
 _CHOOSE = re.compile(r"\{([^{}]{1,60})\\choose([^{}]{1,60})\}")
@@ -93,6 +94,12 @@ def within_bounds(text: str) -> bool:
     return deepest <= MAX_NESTING
 
 
+def is_system(text: str) -> bool:
+    """Whether a text tells one unknown a line: `x = 1`, `y = 2`."""
+    names = [match and match[1] for match in map(_UNKNOWN.match, text.strip().split("\n"))]
+    return 1 < len(set(names)) == len(names) <= 20 and None not in names
+
+
 @lru_cache(maxsize=4096)
 def normal_form(text: str) -> str:
     r"""Rewrite an answer in one notation: LaTeX, without what has no meaning.
@@ -100,9 +107,8 @@ def normal_form(text: str) -> str:
     `\text{...}` stays (it is not a product of letters), except around a single letter. Spaces stay only between two
     letters or digits, where they part words or numbers.
     """
-    lines = text.strip().split("\n")
-    if 1 < len(lines) <= 20 and all("=" in line and "&" not in line for line in lines):
-        text = ", ".join(lines)  # a system, one equation a line
+    if is_system(text):
+        text = ", ".join(text.strip().split("\n"))
     text = mathematical(re.sub(r"(?<!\.)\.$", "", _unwrap(text)))
     text = _unwrap(_plain_characters(text).strip())
     text = re.sub(r"^\*\*([^*]{1,80})\*\*", r"\1 ", text)

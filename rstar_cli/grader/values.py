@@ -1,7 +1,7 @@
 r"""The values in a clause of prose.
 
 Tokens are told apart by their looks; runs of those that look like mathematics are values, with the unit that follows. A
-value is led to by a link ("is", a colon), by another verb, or it is a part of something said in words ("3 out of 7").
+value is led to by a link ("is", a colon), or not, or it is a part of something said in words ("3 out of 7").
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _COMBINED = re.compile(r"[a-z]{2,3}|[a-z]{1,2}(?:\s?(?:[+-]|\\cdot)\s?[a-z]{1,2}
 _NO_VARIABLE = re.compile(r"\\[a-zA-Z]+|(?<=[\d)%]) ?x ?(?=[(\d$.])|(?<=\d) [gmshl]\b")
 """Letters of a computation with numbers: commands, a times sign, short units."""
 NAMED = re.compile(r"(?:\\[a-zA-Z]+\s*)*\{?[A-Za-z]{0,4}'?(?:_\{?\w{1,3}\}?)?\}?\s*(?:\([A-Za-z](?:,\s*[A-Za-z])*\))?")
-_SMALL = "in and or such of on at is as by to a the more left for per than if when also with from are was"
+_SMALL = (
+    "in and or such of on at is as by to a the more left for per than if when also with from are was because since "
+    "where which while after before until so but"
+)
 _NOT_A_UNIT = frozenset(_SMALL.split())
 _LINKING = (
     "is are was were be been equals equal gives give get gets got obtain obtains yields have has had costs cost takes "
@@ -35,11 +38,6 @@ _LINKING = (
     "comes = :"
 )
 _LINKS = frozenset(_LINKING.split())
-_DID = re.compile(
-    r"\w+ed|holds?|costs?|leaves?|covers?|collects?|saves?|sells?|sold|travels?|eats?|ate|reads?|runs?|ran|weighs?"
-    r"|receives?|buys?|bought|drives?|drove|walks?|uses?|works?|lasts?|produces?|scores?|owes?|left|won|total"
-)
-"""Verbs before a given as well as before a result."""
 _FILLING = (
     "exactly only about approximately roughly now then thus therefore also just at equal to a an total of the point "
     "points interval set values value simply given by precisely around still located length hence either us me as out "
@@ -47,19 +45,27 @@ _FILLING = (
 )
 _FILLERS = frozenset(_FILLING.split())
 _PART_BEFORE = re.compile(
-    r"(?:\b(?:(?<!holds )for|when|if|(?<!up )(?<!left )with|close to|near(?:ly)?|almost"
-    r"|where|which|such that|substituting|setting"
-    r"|let|using|since|from|than|least|most|between|while|once|after|before|within|until|last|mod|modulo|number|twice"
-    r"|thrice|half|double|plus|minus|times|over|prime to|into|(?<!given )by|(?:root|sum|product|multiples?|factors?"
-    r"|powers?|difference|quotient|square|cube|half|third|quarter|fraction|percent|out|logarithm) of(?: the)?)|%)\Z"
+    r"(?:\b(?:(?<!holds )for|when|if|negative|(?<!up )(?<!left )(?<!him )(?<!her )(?<!them )with|close to|near(?:ly)?"
+    r"|almost|where|which|such that|substituting|setting|let|using|since|from|than|least|most|between|while|once|after"
+    r"|before|within|until|last|mod|modulo|number|twice|thrice|half|double|plus|minus|times|over|prime to|into"
+    r"|(?<!given )by|(?:root|sum|product|multiples?|factors?|powers?|difference|quotient|square|cube|half|third"
+    r"|quarter|fraction|percent|out|logarithm) of(?: the)?)|%)\Z"
 )
 """Words that make the value behind them a condition, or a part of something said in words."""
-_COMPUTED = re.compile(r"[^a-zA-Z=\\]*(?:\d ?x ?[$\d][^a-zA-Z=\\]*)?\d[^a-zA-Z=\\]*= ?[-$\d]")
 _PART_AFTER = re.compile(
-    r"(?:times (?:the|as|more|less|\d)|times\Z|more than|less than|fewer than|or (?:more|less|fewer)|squared|cubed"
-    r"|million|billion|thousand|hundred|dozen|out of|divides|must|cannot|can|plus|minus|mod|to the|factorial)\b|[|∣∤]"
+    r"(?:times (?:the|as|more|less|\w+er|\d)|times\Z"
+    r"|(?:more|less|fewer) (?:\w+ ){0,2}than|or (?:more|less|fewer)|squared|cubed"
+    r"|of \$?\d+|million|billion|thousand|hundred|dozen|out of|divides|must|cannot|can|plus|minus|mod|to the"
+    r"|factorial)\b|[|∣∤]"
 )
 _FOREIGN_LINK = re.compile(r".*(?:为|是|得|有|共|等于|到|は|은|는)")
+
+_CHOICE_FIRST = re.compile(
+    r"(?:[Oo]ption |[Cc]hoice |[Ll]etter |选项)?\s*(?:\(([A-J])\)|([A-J])[).:](?=\s)"
+    r"|([A-J])(?=[.;:!?]|,(?! ?[A-J]\b)|$| because| since| as\b| \())\s*(.*)"
+)
+_CHOICES = re.compile(r"(?:[Oo]ptions |[Cc]hoices )?\(?[A-J]\)?(?:(?:,? and |, ?|,? & )\(?[A-J]\)?)+")
+_SMALL_CHOICE = re.compile(r"\(?([a-j])\)(?:\s+|\Z)((?!.*\b[a-j]\)).*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,7 @@ class Value:
     Attributes:
         text: the run, formulas in place, with its unit.
         after: the rest of the sentence.
-        lead: how it is led to: `link` ("is", "="), `verb` (of a result or a given), `part` (of more), or empty.
+        lead: how it is led to: `link` ("is", "="), `part` (of more), or empty.
     """
 
     text: str
@@ -135,7 +141,6 @@ def _run_end(tokens: list[str], kinds: list[str], start: int) -> int:
 
 def _value(prose: Prose, tokens: list[str], start: int, end: int) -> Value | None:
     """The value of a run without stray names, dashes and its link, with its unit; None if nothing is left."""
-    last = end
     while start < end and _is_stray(prose, tokens, start, end):
         start += 1
     while end > start and (_OPERATOR.fullmatch(tokens[end - 1]) or _is_stray(prose, tokens, end - 1, end)):
@@ -147,7 +152,7 @@ def _value(prose: Prose, tokens: list[str], start: int, end: int) -> Value | Non
         return _value(prose, tokens, end - tokens[start:end][::-1].index("="), end)
     if not run or not (is_formula or RELATION.search(plain)) or not is_balanced(plain):
         return None
-    closed = tokens[end - 1][-1] in ",.;:!?" or end < last
+    closed = tokens[end - 1][-1] in ",.;:!?"
     unit, used = (
         ("", 0) if closed or "$" in tokens[end - 1] or tokens[end - 1][-1] == "%" else _unit(tokens[end : end + 3])
     )
@@ -157,7 +162,7 @@ def _value(prose: Prose, tokens: list[str], start: int, end: int) -> Value | Non
     is_told = RELATION.search(plain) or (start and tokens[start - 1] == "=")
     before = " ".join(tokens[max(0, start - 4) : start]).lower()
     is_part = bool(_PART_AFTER.match(f"{unit} {after}".lstrip()))
-    is_part = is_part or bool(_PART_BEFORE.search(before) and not _COMPUTED.match(plain))
+    is_part = is_part or bool(_PART_BEFORE.search(before))
     return Value(run if unit else plain, after, "part" if is_part else "link" if is_told else _lead(tokens[:start]))
 
 
@@ -191,14 +196,14 @@ def _unit(following: list[str]) -> tuple[str, int]:
 
 
 def _lead(before: list[str]) -> str:
-    """How the words before a value lead to it, fillers aside: by a `link`, by another `verb`, or not."""
+    """How the words before a value lead to it, fillers aside: by a `link` or not."""
     bare = ""
     for word in before[::-1][:6]:
         later, bare = bare, word.lower().rstrip(",")
         if bare in _LINKS or _FOREIGN_LINK.fullmatch(bare):
             return "link"
         if bare not in _FILLERS and not (later == "of" and any(article in before[-5:] for article in ("a", "an"))):
-            return "verb" if _DID.fullmatch(bare) else ""
+            return ""
     return ""
 
 
@@ -246,3 +251,17 @@ def is_balanced(text: str) -> bool:
     """Whether as many brackets close as open; half-open intervals mix their kinds."""
     text = re.sub(r"\\[{}]|\\left|\\right", "", text)
     return sum(map(text.count, "([")) == sum(map(text.count, ")]")) and text.count("{") == text.count("}")
+
+
+def labelled(prose: Prose, sentence: str) -> str:
+    """The choice that a sentence starts with, or is a list of; empty if there is none."""
+    if _CHOICES.fullmatch(sentence.rstrip(".")):
+        return ", ".join(re.findall(r"\b[A-J]\b", sentence))
+    if small := _SMALL_CHOICE.fullmatch(sentence):
+        return f"({small[1].upper()}) {prose.plain(small[2]).rstrip('.')}".strip()
+    first = _CHOICE_FIRST.fullmatch(sentence)
+    if not first or sentence.startswith(("A ", "I ")):
+        return ""
+    letter = first[1] or first[2] or first[3]
+    beside = prose.plain(first[4]).strip(" .!") if first[1] or first[2] else ""
+    return f"({letter}) {beside}" if beside else letter

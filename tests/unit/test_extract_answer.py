@@ -123,12 +123,79 @@ def test_headings_and_markers() -> None:
     )
 
 
+def test_what_comes_after_the_answer_is_left_out() -> None:
+    check(
+        {
+            "The answer is 12.\n\n### Problem 2\nFind y.\n### Solution\ny = 13": "12",
+            "The answer is 12.\n\n**Problem 3**\nWhat is 3 + 4?\nThe answer is 7.": "12",
+            "The answer is 12.\n\n## Question\nWhat is 3 + 4?\n\n## Answer\n7": "12",
+            "So the area is 12.\n\nNext problem: what is 3 + 4? The answer is 7.": "12",
+            "The question (problem 2) asks for x.\nThe answer is 12.": "12",
+            "The number is 13.\nThe number is 13.\nThe number is 13.\nThe number": "13",
+            "The answer is 12. The answer is 12. The answer is 1": "12",
+            "The first number is 13. The first": None,  # nothing was repeated: it is cut
+            "B\n\nExplanation: 3 * 4 is 12.": "B",
+            "8\n\nExplanation: 3 and 5 are added.": "8",
+            "A man walks.\n\nExplanation: he is slow.": None,
+            "The answer is 72.\n\nHmm, let me check: 36 + 36 = 72. Yes, the answer is correct.": "72",
+            "The answer is 72.\n\nHmm, let me check: 36 + 35 = 71. No, the answer is incorrect.": None,
+            "Hence\n\\[ y = Ce^{2x}, \\]\nwhere $C$ is a constant.": "y = Ce^{2x}",
+            "Therefore, $x = 3$.\n\nWe can check: $2(3) + 1 = 7$. This is correct.": "x = 3",
+        }
+    )
+
+
+def test_programs_are_no_prose() -> None:
+    check(
+        {
+            "```python\nx = 5\n```\n```output\n55\n```\nSo the sum is 55.": "55",
+            "```python\nanswer = 5\nprint(answer)\n```": None,
+            "```python\nprint(5)\n```\nThis program prints it.": None,
+            "The value of x**2 is 5.\nThus y = x**3": "y = x**3",
+        }
+    )
+
+
+def test_doubted_refuted_and_hypothetical_answers_do_not_count() -> None:
+    check(
+        {
+            "If there were 15 pages, say, the answer would be 15, but I cannot tell.": None,
+            "If each box holds 4, the answer is 12.": "12",
+            "So the answer would be 12.": "12",
+            "He claims that the answer is 100, but this is wrong ... The right number is 99.": "99",
+            "He claims that the answer is 100.": None,
+            "I think the answer is 100.": "100",
+            "She could eat 3, so the answer is 12.": "12",
+            "One might expect that the answer is 12.": None,
+            "The answer is 100, but we forgot one.": None,
+            "The answer is 100 because 99 isn't enough.": "100",
+            "The answer is 5 if n is even and 6 if n is odd.": None,
+            "An incorrect answer is 36.": None,
+            "The answer is definitely not 36.": None,
+            "The answer is no longer 36.": None,
+            "It is unlikely that the answer is 36.": None,
+            "有人认为答案是42。": None,
+            "John's answer is 36.": None,
+            "Let's answer: 36": "36",
+            "The answer is 12. However, the speed is not given.": None,
+            "The answer is negative 5.": "-5",
+            "The answer is 5% of 200.": None,
+            "如果答案是5，则矛盾。": None,
+            "我们无法确定答案，如果有15页，答案就是15。": None,
+        }
+    )
+
+
 def test_other_languages() -> None:
     check(
         {
             "因此答案为：12天": "12",
             "所以答案选B。": "B",
             "故选：C．": "C",
+            "故选：BCD．": "BCD",
+            "综上所述，$a$ 的值为 **3**。": "3",
+            "所以，一共有 **24** 种不同的排法。": "24",
+            "所以x的值不是5。": None,
             "故答案为：$-3$．": "-3",
             "所以概率为$\\frac{1}{2}$。": r"\frac{1}{2}",
             "答案不是5": None,
@@ -149,6 +216,19 @@ def test_choices() -> None:
             "(B) is the right choice.": "B",
             "The right answer is choice B.": "B",
             "The correct option is (C) 45 miles.": "(C) 45 miles",
+            "The correct answers are A, B, and D.": "A, B, D",
+            "Answer : Option E": "E",
+            "The correct option is: c) 36": "(C) 36",
+            "The answer: a) 5 b) 6": "a) 5 b) 6",  # parts, no choice
+            "The best choice is \\textbf{B}.": "B",
+            "So we choose B.": "B",
+            "Only option C satisfies this.": "C",
+            "5 km in 1 h.\nHence option B.": "B",
+            "A) 12: too small\nB) 15: works\n\n**B**": "B",
+            "Let us check each option:\nA) 12\nB) 15": None,
+            "**A)** 12\n**B)** 15\n**C)** 18": None,
+            "Therefore, either A or B is correct.": None,
+            "This doesn't match option C.": None,
             "Options A, B and C are incorrect, so D is the correct answer.": "D",
             "Option A is not correct because it is negative.": None,
             "Neither A nor B is correct.": None,
@@ -176,6 +256,15 @@ def test_the_last_sentence_states_its_value() -> None:
             "Therefore $m + n = 105$.": "105",
             "Therefore $2x + y = 5$.": "2x + y = 5",
             "We can conclude that it is 18 cm.": "18 cm",
+            "Thus, the other leg is **12 m**.": "12 m",
+            "So the slope is $\\frac{7}{2}$, and we're done.": r"\frac{7}{2}",
+            "∴ x = 42": "x = 42",
+            "They pay $5 each and $x$ is 3. The answer is $5.": "$5",
+            "In total they walked 36 miles.": "36 miles",
+            "So there are 36 since each of the 9 has 4.": "36",
+            "Hence, the number is\n\n5": "5",
+            "Domain: [0, 1]": "[0, 1]",
+            "The answer is $4$. $\\square$": "4",
             "Hence the equation has no solution.": "no solution",
             "The conjugate of 3 - 4i, that is, 3 + 4i.": "3 + 4i",
         }
@@ -188,6 +277,11 @@ def test_derivations_and_printed_values() -> None:
             "\\begin{align*}\nd &= \\sqrt{36+9} \\\\\n&= 3\\sqrt{5}.\n\\end{align*}": r"3\sqrt{5}",
             "There are 8! ways. 8! = 40,320": "40,320",
             "Subtracting 1:\nx = 15 - 1\nx = 14": "x = 14",
+            "= 42": "42",
+            "x - 4 = 3\nx = 3 + 4\nx = 7": "x = 7",
+            "3x = 21\nx = 21/3\nx = 7": "x = 7",
+            "(x-1)(x-2) = 0\nx = 1\nx = 2": None,
+            "x + y = 5\nx = 2\ny = 3": None,
             "2*sqrt(3)\n3.46410161513775\n": "3.46410161513775",
             "```python\nprint(5)\n```\n```output\n5\n```": "5",
             "```python\nx = 5\n": None,
@@ -212,6 +306,12 @@ def test_derivations_and_printed_values() -> None:
         "This gives 7, which is too large.",
         "So the answer might be 7.",
         "Therefore 7 is not prime.",
+        "To find the total we add 12 and 15.",
+        "Mary has 3 more apples than John.",
+        "So far we have 42.",
+        "Tom says it is 5. Ann says it is 6.",
+        "Hence the claim that there are 12 solutions is false.",
+        "There are 11 eggs in the first basket, 12 in the second.",
         "Mary is 12 and Tom is 15.",
         "Mary is now 12 years old and will be 15 in 3 years.",
         "He has 3 red balls, 4 blue balls and 5 green balls.",
@@ -293,6 +393,19 @@ JUNK = [
         "1 square ",
         "** ",
     ),
+    *(
+        "<|a|> ",
+        "1/ and ",
+        r"answer: \(",
+        "\r",
+        "\u00a0",
+        "\u2003",
+        "\n## Problem 2\n",
+        " ... ",
+        "```python\n",
+        "A, B, ",
+    ),
+    *("Wait, ", "Explanation: ", r"\textbf{", "is\n", "if ", "would be ", "A) 1\n", "x = 1/2\n", "check ", "a) "),
 ]
 
 
