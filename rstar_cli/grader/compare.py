@@ -41,6 +41,8 @@ STAGES = ("string", "number", "structure", "numeric", "symbolic", "bounds")
 _MAX_EXPRESSION = 1_000
 """Characters of a single expression."""
 _BASE_NUMERAL = re.compile(r"[\dA-F]+_(?:\{\d+\}|\d+)")
+_MEMBER = re.compile(r"\\in(?![a-zA-Z])")
+_FINITE = {"set", "list", "single"}
 _LETTERS = re.compile(r"[a-zA-Z]{3,}")
 _UNREADABLE = re.compile(r"\d \d|\d_|'")
 _WORD = re.compile(r"\\text\{|(?<![\\a-zA-Z])[a-zA-Z]{4,}")
@@ -152,8 +154,9 @@ class Comparison:
         if not may_be_set(gold) and not may_be_set(prediction):
             return "other"
         (name, rest), (other_name, other_rest) = unnamed(gold), unnamed(prediction)
-        both = may_be_set(rest) and may_be_set(other_rest)
-        if both and (name or other_name) and (not name or not other_name or name == other_name):
+        is_named = (rest, other_rest) != (gold, prediction) and (not name or not other_name or name == other_name)
+        finite = _MEMBER.search(gold + prediction) and {shape_of(rest).kind, shape_of(other_rest).kind} <= _FINITE
+        if is_named and (finite or (may_be_set(rest) and may_be_set(other_rest))):
             return self.equal(rest, other_rest)
         try:
             sets = self.sets.read(gold), self.sets.read(prediction)

@@ -22,6 +22,7 @@ _CONSTANTS = (r"\pi", "e", "i", r"\emptyset")
 _DENIAL = re.compile(r"\b(?:not|wrong|n't)\b")
 _OPERATION = re.compile(r"\\int.*d\w|\\(?:lim|sum|prod)(?![a-zA-Z]).*", re.DOTALL)
 _POINT = re.compile(r"([A-Z](?:_\w|'+)?)\s?(\(.*\))")
+_IN = re.compile(r"\\in(?![a-zA-Z])")
 _APPROX = re.compile(r"\\approx(?![a-zA-Z])")
 ROOTS = frozenset("xyztr")
 """Unknowns whose values are told in any order: `x_1 = 2, x_2 = 3` is `x = 3, x = 2`."""
@@ -72,7 +73,10 @@ def value_of(text: str) -> str:
 
 
 def unnamed(text: str) -> tuple[str, str]:
-    """The name and the rest of `D = [0, 1)`; no name where there is none."""
+    r"""The name and the rest of `D = [0, 1)`; no name in `x \in D` and where there is none."""
+    member, _ = split_top(text, _IN)
+    if len(member) == 2 and is_label(member[0]):
+        return "", member[1]
     sides, operators = relation_parts(text)
     if operators[:1] == ["="] and is_label(sides[0]):
         return sides[0], text[text.index("=", len(sides[0])) + 1 :].strip()

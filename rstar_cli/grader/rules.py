@@ -141,7 +141,7 @@ class StructureRules:
         if kinds == ("ratio", "ratio"):
             return self._ratios(gold, prediction)
         if set(kinds) <= {"set", "square"} and kinds[0] == "set":  # a program prints its set as a list
-            return self._unordered(gold.parts, tuple(dict.fromkeys(prediction.parts)))
+            return self._unordered(*(tuple(dict.fromkeys(shape.parts)) for shape in (gold, prediction)))
         if len(gold.parts) != len(prediction.parts):
             if kinds != ("union", "union"):
                 return False

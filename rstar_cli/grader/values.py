@@ -220,9 +220,10 @@ def result(text: str) -> str:
     last, signs = sides[-1][1], [sign for sign, _ in sides[1:]]
     if (signs[-1] == "≈" and len(sides) > 2) or (signs[-1] == "≈" and not NAMED.fullmatch(sides[0][1])):
         return result(text[: text.rfind(signs[-1])] if "≈" in text else text[: text.rfind(r"\approx")])
-    if NAMED.fullmatch(last) and not NAMED.fullmatch(sides[0][1]) and "\\" not in last:
+    is_value = not re.search(r"[a-zA-Z]", _NO_VARIABLE.sub("", sides[0][1]))
+    if NAMED.fullmatch(last) and is_value and sides[0][1] and "\\" not in last:
         return sides[0][1]  # `10 = b`
-    if len(sides) > 2 or not sides[0][1] or not re.search(r"[a-zA-Z]", _NO_VARIABLE.sub("", sides[0][1])):
+    if len(sides) > 2 or is_value:
         return last
     is_asked = _COMBINED.fullmatch(sides[0][1]) and re.fullmatch(r"-?\d[\d,.]*", last)
     return last if is_asked or _OPERATION.match(sides[0][1]) else text
@@ -239,7 +240,7 @@ def sides_of(text: str) -> list[tuple[str, str]]:
             depth += 1
         elif mark in ")}]" or mark == r"\}":
             depth -= 1
-        elif depth == 0 and mark in ",;<>" and not re.match(r",\d{3}(?!\d)|<=|>=", text[match.start() :][:5]):
+        elif depth == 0 and mark in ",;<>" and not re.match(r",\d{3}(?!\d)", text[match.start() :][:5]):
             return [("", text)]
         elif depth == 0 and mark in ("=", "≈", r"\approx"):
             sides.append((sign, text[start : match.start()].strip()))
