@@ -40,11 +40,11 @@ STAGES = ("string", "number", "structure", "numeric", "symbolic", "bounds")
 
 _MAX_EXPRESSION = 1_000
 """Characters of a single expression."""
-_BASE_NUMERAL = re.compile(r"[\dA-F]+_(?:\{\d+\}|\d+)")
+_NUMERAL = re.compile(r"[\dA-F]+_(?:\{\d+\}|\d+)|0[xb][\dA-Fa-f]+|\d{4}-\d\d-\d\d")
 _MEMBER = re.compile(r"\\in(?![a-zA-Z])")
 _FINITE = {"set", "list", "single"}
 _LETTERS = re.compile(r"[a-zA-Z]{3,}")
-_UNREADABLE = re.compile(r"\d \d|\d_|'")
+_UNREADABLE = re.compile(r"\d \d|\d_|'|\\ldots|\\\$|%|\\angle|\\equiv|\\frac\d{3}")
 _WORD = re.compile(r"\\text\{|(?<![\\a-zA-Z])[a-zA-Z]{4,}")
 _VECTOR_PRODUCT = re.compile(r"\\(?:vec|overrightarrow).*\\(?:times|cdot)(?![a-zA-Z])")
 
@@ -136,12 +136,18 @@ class Comparison:
             (letter, text), (other_letter, other_text) = mine, yours
             if letter != other_letter:
                 return False
-            return self.equal(normal_form(text), normal_form(other_text)) if text and other_text else True
-        if mine and mine[1] and self.equal(normal_form(mine[1]), prediction):
+            return self._beside_letter(text, other_text) if text and other_text else True
+        if mine and mine[1] and self._beside_letter(mine[1], prediction):
             return True
         if yours and yours[1] and not mine and len(string_form(gold)) > 1:
-            return self.equal(gold, normal_form(yours[1]))
+            return self._beside_letter(gold, yours[1])
         return "other"
+
+    def _beside_letter(self, gold: str, prediction: str) -> bool | None:
+        """Compare texts beside a letter, in which no further letter is looked for."""
+        gold, prediction = normal_form(gold), normal_form(prediction)
+        same = string_form(gold) == string_form(prediction)
+        return same or self._rules.shapes(shape_of(gold), shape_of(prediction))
 
     def _amounts(self, gold: str, prediction: str) -> Told:
         mine, yours = quantities(gold), quantities(prediction)
@@ -199,6 +205,10 @@ class Comparison:
             self.reach("bounds")
             return False
         (gold, g_unit), (prediction, p_unit) = (split_unit(with_digits(text)) for text in (gold, prediction))
+        if {g_unit, p_unit} == {"degree", "radian"}:
+            return self._values(
+                *(f"({v})*\\pi/180" if u == "degree" else v for v, u in ((gold, g_unit), (prediction, p_unit)))
+            )
         if not same_unit(g_unit, p_unit, self.policy):
             self.reach("structure")
             return False
@@ -219,8 +229,8 @@ class Comparison:
 
     def _values(self, gold: str, prediction: str) -> bool | None:
         """Compare two expressions without units."""
-        if _BASE_NUMERAL.fullmatch(gold) or _BASE_NUMERAL.fullmatch(prediction):
-            return False  # equal numerals of one base have equal letters
+        if _NUMERAL.fullmatch(gold) or _NUMERAL.fullmatch(prediction):
+            return False  # equal numerals of one base, and equal dates, have equal letters
         if _LETTERS.fullmatch(gold) and _LETTERS.fullmatch(prediction):
             return False  # `tea` and `eat` are words, not products
         if any(map(_VECTOR_PRODUCT.search, (gold, prediction))):

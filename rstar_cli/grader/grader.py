@@ -24,6 +24,8 @@ from rstar_cli.records import Verdict
 TIMEOUT = 0.6
 """Seconds of processor time that a comparison gets; the slowest one hundredth take some 0.02."""
 _CACHE_SIZE = 65_536
+_CACHED_LENGTH = 2_000
+"""Characters of a pair that is worth its memory."""
 _MARKED = re.compile(
     r"\\boxed|\\fbox|(?<!\w)boxed\{|#{4}|<\|?\w|</|\A\s*[={]"
     r"|\b(?:ans|answer|therefore|thus|hence|so|option|choice|result|solution)\b|\A[A-Z][a-z]+(?: \w+)*:\s"
@@ -126,6 +128,8 @@ class Grader:
     def _remember(self, pair: tuple[str, str], grade: Grade) -> None:
         if grade.decided_by == "crash":
             return  # it may have been killed from outside
+        if len(pair[0]) + len(pair[1]) > _CACHED_LENGTH:
+            return
         with self._lock:
             self._cache[pair] = grade
             if len(self._cache) > _CACHE_SIZE:

@@ -75,7 +75,7 @@ def value_of(text: str) -> str:
 def unnamed(text: str) -> tuple[str, str]:
     r"""The name and the rest of `D = [0, 1)`; no name in `x \in D` and where there is none."""
     member, _ = split_top(text, _IN)
-    if len(member) == 2 and is_label(member[0]):
+    if len(member) == 2 and is_label(member[0]) and len(list_items(text)) == 1:
         return "", member[1]
     sides, operators = relation_parts(text)
     if operators[:1] == ["="] and is_label(sides[0]):

@@ -19,36 +19,11 @@ FUNCTIONS = {name: name for name in [*TRIGONOMETRIC, "exp", "ln", "log", "lg", "
 """Spelling to name of the functions that are written before their argument."""
 ASCII_ONLY = {"sqrt": "sqrt", "cbrt": "cbrt", "abs": "abs", "floor": "floor", "ceil": "ceil", "factorial": "factorial"}
 """Functions that plain text alone writes, always with brackets."""
-GREEK = frozenset(
-    [
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "iota",
-        "kappa",
-        "lambda",
-        "rho",
-        "sigma",
-        "tau",
-        "phi",
-        "chi",
-        "psi",
-        "omega",
-        "Gamma",
-        "Delta",
-        "Theta",
-        "Lambda",
-        "Sigma",
-        "Phi",
-        "Psi",
-        "Omega",
-    ]
+_SPELLED = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda rho sigma tau phi chi psi omega "
+    "Gamma Delta Theta Lambda Sigma Phi Psi Omega"
 )
+GREEK = frozenset(_SPELLED.split())
 """Letters that plain text spells out. Those of two letters are not told from a product."""
 _NAMES = sorted({*FUNCTIONS, *ASCII_ONLY, *GREEK, "pi", "infty", "infinity", "oo", "inf"}, key=len, reverse=True)
 _WORDS = "no on yes odd even all none and or not is if to of the true as in at by for"

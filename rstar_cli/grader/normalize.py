@@ -48,7 +48,7 @@ _SYNONYMS = {
 }  # fmt: skip
 _DROPPED = (
     "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle scriptstyle "
-    "limits nolimits quad qquad enspace thinspace hfill displaylimits rm bf it"
+    "middle limits nolimits quad qquad enspace thinspace hfill displaylimits rm bf it"
 )
 _DROPPED_COMMANDS = frozenset("\\" + name for name in _DROPPED.split())
 _KEPT = (
@@ -119,6 +119,7 @@ def normal_form(text: str) -> str:
         text = text.replace("\\\\", "\\")
     elif r"\begin" not in text:  # there `\\` parts the rows; elsewhere it is a JSON escape that was never undone
         text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)
+    text = re.sub(r"(?<=,)\s*(?:\.{3}|…)\s*(?=,)", r"\\ldots ", text)
     text = _GAP.sub(", ", re.sub(r"(\\sqrt)\s?(\d{2,})", r"\1{\2}", text))
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", re.sub(r"\\!\s*(?=,)|(?<=,)\\!\s*", "", text).replace("{:}", ":"))
     text = re.sub(r"\{,\}|(?<=\d)\\,(?=\d{3}(?!\d))", ",", text)
@@ -127,7 +128,7 @@ def normal_form(text: str) -> str:
     text = _THOUSANDS.sub(_join_thousands, text)  # before spaces go: "100, 200" is a list
     text = _COMMAND.sub(_command, text)
     text = _OPERATOR_NAME.sub(r"\\\1 ", text)
-    text = _TEXT.sub(_text, text)
+    text = _TEXT.sub(_text, re.sub(r"\\text\s*([a-zA-Z\d])(?![a-zA-Z])", r" \1 ", text))
     for old, new in (("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne "), ("==", "="), ("**", "^")):
         text = text.replace(old, new)
     text = _AXIS.sub(r"\\hat{\1}", _AMONG.sub(r"\1,\2\\in\\mathbb{\3}", text))

@@ -37,7 +37,7 @@ def agree(gold: Expression, prediction: Expression) -> bool | None:
     """
     names = sorted(names_of(gold) | names_of(prediction))
     if "infty" in names:  # nothing is computed with it, but infinite series
-        if _has_series(gold) or _has_series(prediction):
+        if has_series(gold) or has_series(prediction):
             return _limits_agree(gold, prediction) if names == ["infty"] else None
         return _sign_of_infinity(gold) == _sign_of_infinity(prediction) != 0
     if not names:
@@ -238,7 +238,7 @@ def _series(tree: Call, at: dict[str, Any]) -> Any:
     first, last = (_evaluate(limit, at) for limit in limits)
     if not (isinstance(index, Symbol) and mp.isint(first) and mp.isint(last)) or last - first > _MAX_TERMS:
         raise ValueError("not a series of a few terms")
-    if _has_series(body) and last - first > _MAX_TERMS**0.5:
+    if has_series(body) and last - first > _MAX_TERMS**0.5:
         raise ValueError("not a series of a few terms")
     value = mp.mpf(0 if tree.name == "sum" else 1)
     for k in range(int(first), int(last) + 1):
@@ -247,8 +247,9 @@ def _series(tree: Call, at: dict[str, Any]) -> Any:
     return value
 
 
-def _has_series(tree: Expression) -> bool:
-    return isinstance(tree, Call) and (tree.name in _SERIES or any(map(_has_series, tree.args)))
+def has_series(tree: Expression) -> bool:
+    """Whether an expression holds a sum or product over an index."""
+    return isinstance(tree, Call) and (tree.name in _SERIES or any(map(has_series, tree.args)))
 
 
 def _apply(mp: Any, name: str, args: list[Any]) -> Any:

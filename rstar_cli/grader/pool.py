@@ -74,10 +74,11 @@ class _Worker:
     def _receive(self, timeout: float) -> dict[str, Any] | None:
         assert self.process.stdout is not None  # noqa: S101 - it is a pipe
         output = self.process.stdout.fileno()
+        poll = select.poll()  # `select` knows no descriptor above 1,023
+        poll.register(output, select.POLLIN)
         line = b""
         while not line.endswith(b"\n"):
-            readable, _, _ = select.select([output], [], [], timeout)
-            part = os.read(output, 65536) if readable else b""
+            part = os.read(output, 65536) if poll.poll(1000 * timeout) else b""
             if not part:
                 return None
             line += part
@@ -109,6 +110,7 @@ class WorkerPool:
         self._policy = policy
         self._places = threading.BoundedSemaphore(size)
         self._lock = threading.Lock()
+        self._generation = 0
         self._idle: list[_Worker] = []
         self._busy: set[_Worker] = set()
 
@@ -124,12 +126,12 @@ class WorkerPool:
         Raises:
             SetupError: a worker can't start.
         """
-        threads = min(self._size, len(pairs))
+        threads, generation = min(self._size, len(pairs)), self._generation
         if threads <= 1:
-            return [self._ask(*pair) for pair in pairs]
+            return [self._ask(generation, *pair) for pair in pairs]
         executor = ThreadPoolExecutor(threads)
         try:
-            return list(executor.map(lambda pair: self._ask(*pair), pairs))
+            return list(executor.map(lambda pair: self._ask(generation, *pair), pairs))
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             self.close()  # ends what the threads wait for
@@ -138,24 +140,31 @@ class WorkerPool:
             executor.shutdown()
 
     def close(self) -> None:
-        """Kill every worker. The thread that waits for a busy one sees it end."""
+        """Kill every worker. What is being graded in other threads, or waits to be, ends as `crash`."""
         with self._lock:
+            self._generation += 1
             idle, self._idle = self._idle, []
             for worker in self._busy:
                 worker.process.kill()
         for worker in idle:
             worker.end()
 
-    def _ask(self, gold: str, prediction: str) -> Grade:
+    def _ask(self, generation: int, gold: str, prediction: str) -> Grade:
         with self._places:
-            worker = self._take()
+            worker: _Worker | None = None
             try:
-                reply = worker.ask(gold, prediction)
-            except BaseException:
-                self._give_up(worker)  # in the middle of a case it must not answer the next one
+                if generation == self._generation:
+                    worker = self._take()
+                reply = worker.ask(gold, prediction) if worker and generation == self._generation else None
+            except BaseException as error:
+                if worker is not None:
+                    self._give_up(worker)  # in the middle of a case it must not answer the next one
+                if isinstance(error, SetupError) and generation != self._generation:
+                    return Grade(Verdict.ERROR, "crash")  # it was killed while it started
                 raise
-            if reply is None:
-                self._give_up(worker)
+            if worker is None or reply is None:
+                if worker is not None:
+                    self._give_up(worker)
                 return Grade(Verdict.ERROR, "crash")
             with self._lock:
                 self._busy.remove(worker)

@@ -130,15 +130,15 @@ def _solution(node: ast.Dict) -> str:
 
 def _call(func: ast.expr, args: list[ast.expr], keywords: list[str | None]) -> str:
     match func:
-        case ast.Name(id="Interval"):
+        case ast.Name(id="Interval") if not keywords:
             return _interval("", args)
-        case ast.Attribute(value=ast.Name(id="Interval"), attr=kind):
+        case ast.Attribute(value=ast.Name(id="Interval"), attr=kind) if not keywords:
             return _interval(kind, args)
         case ast.Name(id=name) | ast.Attribute(value=ast.Name(id="np" | "math" | "sympy"), attr=name):
             pass
         case _:
             raise _UnknownError
-    if name in _WRAPPERS:
+    if name in _WRAPPERS and len(args) <= 1:
         return _written(args[0]) if args else r"\emptyset"
     if any(keyword not in (None, "domain", "dtype") for keyword in keywords):
         raise _UnknownError

@@ -92,8 +92,12 @@ class SetReader:
     def __init__(self, value: Value) -> None:
         self._value = value
 
-    def read(self, text: str) -> RealSet:
+    def read(self, text: str, *, by_condition: bool = False) -> RealSet:
         """The set that a text stands for.
+
+        Args:
+            text: a normal form.
+            by_condition: it is the condition of a set-builder, in which "and" is never said for "or".
 
         Raises:
             NotASetError: it stands for none, or its ends can't be ordered.
@@ -106,10 +110,11 @@ class SetReader:
             return RealSet(())
         if match := _ALL_BUT.fullmatch(plain):
             return self._without(EVERYTHING, self._points(list_items(match[1])))
-        for separator, join in ((_OR, self._union), (_CUP, self._union), (_AND, self._both), (_CAP, self._meet)):
+        both = self._meet if by_condition else self._both
+        for separator, join in ((_OR, self._union), (_CUP, self._union), (_AND, both), (_CAP, self._meet)):
             parts, _ = split_top(text, separator)
             if len(parts) > 1 and all(parts):
-                sets = [self.read(part) for part in parts]
+                sets = [self.read(part, by_condition=by_condition) for part in parts]
                 result = sets[0]
                 for other in sets[1:]:
                     result = join(result, other)
@@ -164,9 +169,9 @@ class SetReader:
         items = list_items(text)
         if len(items) > 1:
             return self._conditions(items)
-        if by_condition := _condition(text):
-            condition, among, name = by_condition
-            found = self.read(condition)
+        if builder := _condition(text):
+            condition, among, name = builder
+            found = self.read(condition, by_condition=True)
             if found.name not in ("", name):
                 raise NotASetError
             found = replace(found, name="")
@@ -189,11 +194,11 @@ class SetReader:
         sides, operators = relation_parts(items[0])
         if operators == [r"\ne"] and not any(relation_parts(item)[1] for item in items[1:]):
             items = [items[0], *(rf"{sides[0]}\ne {item}" for item in items[1:])]
-        if not all(relation_parts(item)[1] for item in items):
+        if len(items) > _MAX_PIECES or not all(relation_parts(item)[1] or _IN.search(item) for item in items):
             raise NotASetError
         result = self.read(items[0])
         for item in items[1:]:
-            result = self._both(result, self.read(item))
+            result = self._meet(result, self.read(item))
         return result
 
     def _relation(self, sides: list[str], operators: list[str]) -> RealSet:

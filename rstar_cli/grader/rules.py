@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from rstar_cli.grader.expression import Number
 from rstar_cli.grader.labels import (
     ROOTS,
     expanded,
@@ -23,7 +24,8 @@ from rstar_cli.grader.labels import (
 from rstar_cli.grader.normalize import string_form
 from rstar_cli.grader.policy import Policy
 from rstar_cli.grader.realset import NotASetError, RealSet, SetReader
-from rstar_cli.grader.structure import Shape, shape_of
+from rstar_cli.grader.structure import Shape, relation_parts, shape_of
+from rstar_cli.grader.words import time_of_day
 
 MAX_ITEMS = 200
 """Elements of a collection that are compared; larger ones differ unless their letters are the same."""
@@ -130,7 +132,7 @@ class StructureRules:
         kinds = (gold.kind, prediction.kind)
         if set(kinds) == {"ratio", "single"}:
             ratio, other = (gold, prediction) if gold.kind == "ratio" else (prediction, gold)
-            plain = len(ratio.parts) == 2 and not any(part.startswith("0") for part in ratio.parts)
+            plain = len(ratio.parts) == 2 and time_of_day(ratio.source) is None
             return self._equal(f"({ratio.parts[0]})/({ratio.parts[1]})", other.source) if plain else False
         if set(kinds) == {"tuple", "single"} or set(kinds) == {"matrix", "single"}:
             return self._unit_vectors(gold, prediction)
@@ -159,20 +161,21 @@ class StructureRules:
         return False
 
     def _ratios(self, gold: Shape, prediction: Shape) -> bool | None:
-        """Ratios part by part; those of two numbers by their quotient."""
+        """Ratios are equal part by part, or when all parts are in one proportion."""
         if len(gold.parts) != len(prediction.parts):
             return False
         same = self.ordered(gold.parts, prediction.parts)
-        if same is not False or len(gold.parts) != 2 or any(part.startswith("0") for part in prediction.parts):
+        if same is not False or any(re.match(r"0\d*$", part) for part in (*gold.parts, *prediction.parts)):
             return same
-        return self._equal(*(f"({shape.parts[0]})/({shape.parts[1]})" for shape in (gold, prediction)))
+        (g_first, *g_rest), (p_first, *p_rest) = gold.parts, prediction.parts
+        return self.ordered([f"({g})*({p_first})" for g in g_rest], [f"({p})*({g_first})" for p in p_rest])
 
     def _unit_vectors(self, gold: Shape, prediction: Shape) -> bool | None:
         r"""`\langle 2,-1\rangle` and `2\mathbf{i}-\mathbf{j}`."""
         vector, other = (prediction, gold) if gold.kind == "single" else (gold, prediction)
         if (
             len(vector.parts) not in (2, 3)
-            or not re.search(r"j|\\hat", other.source)
+            or not _UNIT_VECTOR.search(re.sub(r"\\hat\{(\w)\}", r"\1", other.source))
             or vector.detail not in ((), ("1",))
         ):
             return False
@@ -211,6 +214,8 @@ class StructureRules:
         if mine.numbered and yours.numbered and set(mine.names) != set(yours.names):
             return False
         if mine.relations and yours.relations and len(mine.items) > 1 < len(yours.items):
+            if not _same_connective(gold, prediction):
+                return False
             whole = self._unordered(gold.parts, prediction.parts)
             if whole is not False or not mine.stems <= ROOTS:
                 return whole
@@ -244,7 +249,10 @@ class StructureRules:
 
     def _last(self, gold: str, sides: Sequence[str]) -> bool | None:
         """The last side of `x = 3+3 = 6` is what is told; what we can't read in between tells something else."""
-        return self._equal(gold, sides[-1]) if all(tree_of(side) is not None for side in sides[:-1]) else False
+        if any(tree_of(side) is None for side in sides[:-1]):
+            return False
+        numerals = [side for side in sides[:-1] if isinstance(tree_of(side), Number)]
+        return self.ordered([gold] * (len(numerals) + 1), [*numerals, sides[-1]])
 
     def _chain(self, gold: str, sides: Sequence[str]) -> bool | None:
         """Every side of a chain of equations must be the gold."""
@@ -277,6 +285,14 @@ class StructureRules:
             return False
         g_text, p_text = (f"({left})-({right})" for left, right in (g_sides, p_sides))
         return self._comparison.proportional(g_text, p_text, positive=operator not in ("=", r"\ne"))
+
+
+def _same_connective(gold: Shape, prediction: Shape) -> bool:
+    """Whether inequalities are joined alike: "x > 1 and y > 2" is not "x > 1 or y > 2"; of solutions either is said."""
+    if all(set(relation_parts(part)[1]) == {"="} for part in gold.parts):
+        return True
+    mine, yours = ({word for word in ("and", "or") if re.search(rf"\b{word}\b", s.source)} for s in (gold, prediction))
+    return not mine or not yours or mine == yours
 
 
 def every(outcomes: Sequence[bool | None]) -> bool | None:

@@ -61,6 +61,7 @@ _CONDITION_WORD = re.compile(
     r"\\text\{\s*(?:if|for|when)\s*\}|\\text\{\s*(?:if|for|when)\s+|^(?:if|for|when)(?![a-zA-Z])"
 )
 _MATRIX = re.compile(r"\\begin\{((?:[pb]|small)?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_SIGN = re.compile(r"[-+]")
 _SCALED = re.compile(
     r"([^\[,=&]*[^\[,=&(])(?:\*|\\cdot|\\times)?(\\begin\{[pb]?matrix\}.*\\end\{[pb]?matrix\})", re.DOTALL
 )
@@ -176,7 +177,7 @@ def _cases(text: str) -> Shape | None:
     match = _BRACED_ROWS.fullmatch(text)
     if match is None:
         return None
-    rows = [row.strip(" ,;") for row in _ROW_END.split(match[1] or match[2])]
+    rows = [row.strip(" ,;") for row in _ROW_END.split(match[1] if match[1] is not None else match[2])]
     cells = [
         [cell.strip(" ,;") for cell in re.split(r"&|(?=\\text\{\s*(?:if|for|when|otherwise))", row)] for row in rows
     ]
@@ -192,13 +193,13 @@ def _matrix(text: str) -> Shape | None:
     while text.startswith("(") and text.endswith(")") and encloses(text):
         text = text[1:-1].strip()
     factor = ""
-    if scaled := _SCALED.fullmatch(text):
+    if (scaled := _SCALED.fullmatch(text)) and len(split_top(scaled[1][1:], _SIGN)[0]) == 1:
         factor, text = ("-1" if scaled[1] == "-" else scaled[1]), scaled[2]
     text = re.sub(r"^\[\s*(\\begin\{array\}.*\\end\{array\})\s*\]$|^Matrix\((.*)\)$", r"\1\2", text, flags=re.DOTALL)
     if match := _MATRIX.fullmatch(text):
         rows = [row.strip() for row in _ROW_END.split(match[2])]
         cells = [[cell.strip() for cell in row.split("&")] for row in rows if row and row != r"\hline"]
-    elif (outer := _inside(text, "[", "]")) and len(outer) > 1 and all(_inside(row, "[", "]") for row in outer):
+    elif (outer := _inside(text, "[", "]")) and all(len(_inside(row, "[", "]")) > (len(outer) == 1) for row in outer):
         cells = [list(_inside(row, "[", "]")) for row in outer]
     else:
         return None

@@ -38,57 +38,14 @@ _TEXT_UNIT = re.compile(r"((?:[/*]|\\cdot)?\s*\\text\{([^{}]*)\}(?:\^(?:\{-?\d\}
 _WORD_UNIT = re.compile(
     r"(?<=[\d})!])(\s?)((?:(?:sq|cu|square|cubic|per)\.?\s?)*[a-zA-Z][a-zA-Z/ .-]*?\.?)(\^?\{?[23]\}?)?$"
 )
-_NO_UNITS = frozenset(
-    [
-        "or",
-        "and",
-        "not",
-        "is",
-        "are",
-        "isn",
-        "minus",
-        "plus",
-        "times",
-        "more",
-        "less",
-        "least",
-        "most",
-        "about",
-        "over",
-        "under",
-        "squared",
-        "cubed",
-        "percent",
-        "wrong",
-        "right",
-        "tenths",
-        "tenth",
-        "hundredths",
-        "thousandths",
-        "halves",
-        "thirds",
-        "fourths",
-        "quarters",
-        "fifths",
-        "with",
-        "without",
-        "remainder",
-        "only",
-        "if",
-        "factorial",
-        "modulo",
-        "base",
-        "to",
-        "from",
-        "than",
-        "each",
-        "thousand",
-        "million",
-        "billion",
-        "trillion",
-        "hundred",
-    ]
+_SAYING_MORE = (
+    "or and not is are isn minus plus times more less least most about over under squared cubed percent "
+    "wrong right tenths tenth hundredths thousandths halves thirds fourths quarters fifths with without "
+    "remainder only if factorial modulo base to from than each thousand million billion trillion hundred "
+    "january february march april june july august september october november december divided by "
+    "multiplied"
 )
+_NO_UNITS = frozenset(_SAYING_MORE.split())
 """Words after a number that say more than a unit: the number alone is another answer."""
 _MATHEMATICAL = (
     "alpha beta gamma delta epsilon theta lambda sigma omega pi sqrt sinh cosh tanh log exp infty infinity frac mod"
@@ -143,7 +100,9 @@ def same_unit(gold: str, prediction: str, policy: Policy) -> bool:
         return True
     if _is_known(gold) and _is_known(prediction):
         return False
-    return bool(_words(gold) & _words(prediction)) or "unit" in (gold.rstrip("23"), prediction.rstrip("23"))
+    mine, yours = _words(gold), _words(prediction)
+    told = (mine <= yours or yours <= mine) and "per" not in mine | yours
+    return told or "unit" in (gold.rstrip("23"), prediction.rstrip("23"))
 
 
 def quantities(text: str) -> tuple[str, ...]:

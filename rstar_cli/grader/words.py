@@ -33,6 +33,8 @@ def number_in_words(text: str) -> str | None:
         over = _VALUES.get(words[0]) if len(words) == 2 and words[0] not in ("a", "an") else 1
         whole = words[-1] == "half" or len(words) == 2
         return f"{over}/{_PARTS[words[-1].removesuffix('s')]}" if over and whole else None
+    if words[0] in ("a", "an") and len(words) == 2 and words[1] in ("hundred", *_POWERS):
+        words[0] = "one"
     total = group = 0
     found = False
     for i, word in enumerate(words):

@@ -74,7 +74,10 @@ class _Child:
             os.write(self._requests, request)  # answers are bounded: a request fits the pipe
             while not reply.endswith(b"\n"):
                 readable, _, _ = select.select([self._replies], [], [], _PATIENCE * self._seconds)
-                part = os.read(self._replies, 65536) if readable else b""
+                if not readable:
+                    self._end()
+                    return json.dumps({"error": "timeout"})
+                part = os.read(self._replies, 65536)
                 if not part:
                     return json.dumps({"error": self._end()})
                 reply += part
@@ -92,7 +95,7 @@ class _Child:
         os.close(self._requests)
         os.close(self._replies)
         self.alive = False
-        late = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGKILL)
+        late = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF
         return "timeout" if late else "crash"
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from queue import Queue
+from queue import Full, Queue
 from typing import Any, TypeVar
 
 from rstar_cli.config import VerifyConfig
@@ -29,6 +30,8 @@ KINDS = ("prediction", "solution", "code")
 NO_GOLD = "no gold"
 """What decided the verdict of a bare run: there is nothing to compare with."""
 
+_PATIENCE = 0.5
+"""Seconds between two looks at whether anybody still reads."""
 _AHEAD = 256
 """Rows that are graded or wait for an earlier one."""
 
@@ -85,21 +88,33 @@ def _side_by_side(function: Callable[[ItemT], Row], items: Iterator[ItemT]) -> I
     """Results in order, several in the making at once; each comes out when it and those before it are done."""
     begun: Queue[Future[Row] | BaseException | None] = Queue(_AHEAD)
     with ThreadPoolExecutor(count_cores()) as executor:
+        left = threading.Event()
+
+        def put(value: Future[Row] | BaseException | None) -> None:
+            while not left.is_set():  # nobody empties the queue when the reader has left
+                with contextlib.suppress(Full):
+                    begun.put(value, timeout=_PATIENCE)
+                    return
 
         def feed() -> None:
             try:
                 for item in items:
-                    begun.put(executor.submit(function, item))
+                    if left.is_set():
+                        return
+                    put(executor.submit(function, item))
             except BaseException as error:  # noqa: BLE001 - raised again by the reader
-                begun.put(error)
+                put(error)
             else:
-                begun.put(None)
+                put(None)
 
         threading.Thread(target=feed, daemon=True).start()
-        while (next_one := begun.get()) is not None:
-            if isinstance(next_one, BaseException):
-                raise next_one
-            yield next_one.result()
+        try:
+            while (next_one := begun.get()) is not None:
+                if isinstance(next_one, BaseException):
+                    raise next_one
+                yield next_one.result()
+        finally:
+            left.set()
 
 
 def _kind(row: Row, origin: str, line: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -212,6 +213,76 @@ def test_close_leaves_nothing_behind_and_can_be_undone() -> None:
     grader.close()
     assert grader.grade([(r"\sqrt{12}", r"2\sqrt{3}")])[0].verdict is Verdict.CORRECT
     grader.close()
+
+
+def children_of(process_id: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_comparison_killed_from_outside_is_no_timeout_and_is_not_remembered() -> None:
+    with Grader(workers=1) as grader:
+        grader.grade([(r"\sqrt{8}", r"2\sqrt{2}")])
+        (child,) = children_of(*grader.worker_ids)
+        os.kill(child, signal.SIGKILL)
+        assert grader.grade([(r"\sqrt{18}", r"3\sqrt{2}")]) == [Grade(Verdict.ERROR, "crash")]
+        assert grader.grade([(r"\sqrt{18}", r"3\sqrt{2}")])[0].verdict is Verdict.CORRECT
+
+
+def test_close_ends_what_is_graded_in_other_threads() -> None:
+    grader = Grader(workers=2, timeout=20.0)
+    told: list[Grade] = []
+    endless = [("7", ENDLESS + f"+{n}") for n in range(6)]
+    thread = threading.Thread(target=lambda: told.extend(grader.grade(endless)))
+    thread.start()
+    time.sleep(0.5)
+    grader.close()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert told == [Grade(Verdict.ERROR, "crash")] * 6
+    assert grader.worker_ids == ()
+
+
+def test_many_open_files_are_no_obstacle() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.skip(f"only {hard} files may be open")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        with Grader(workers=1) as grader:
+            assert grader.grade([(r"\sqrt{12}", r"2\sqrt{3}")])[0].verdict is Verdict.CORRECT
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(A)" * 200 + "x",
+        "(A) " * 480,
+        "A. B. " * 300,
+        r"x\ne " + ",".join(map(str, range(400))),
+        "(" * 1900,
+        "（" * 900,
+    ],
+)
+def test_hostile_answers_are_told_quickly_without_a_worker(text: str) -> None:
+    with Grader() as grader:
+        start = time.monotonic()
+        for pair in (("7", text), (text, "7"), (text, text + " ")):
+            grader.grade([pair])
+        assert time.monotonic() - start < 10, "each takes milliseconds on a quiet machine"
+
+
+@pytest.mark.parametrize(
+    "text", [r"\begin{cases}\end{cases}", "-" * 900, "1*" * 900 + "1", "½" * 1900, "\x00", "\ud800"]
+)
+def test_odd_texts_raise_nothing(grader: Grader, text: str) -> None:
+    for pair in (("1", text), (text, "1")):
+        assert grader.grade([pair])[0].verdict is not Verdict.CORRECT
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="relies on the parent-death signal")
