@@ -70,12 +70,36 @@ _WORDS = re.compile(r"(?:[^\W\d_]{3,}|(?i:no|on))(?:[ -][^\W\d_]+)*")
 """Words rather than products of letters: in these, capitals mean nothing."""
 _THOUSANDS = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:,\d{3})+(?![\d,]|\.\d*,)")
 _ANGLED = re.compile(r"^<([^<>=]+,[^<>=]+)>$")
+_FULL_STOP = re.compile(r"(?<!\.)\.$")
+_BOLD = re.compile(r"^\*\*([^*]{1,80})\*\*")
+_DOLLAR = re.compile(r"(?<!\\)\$")
+_DOUBLED = re.compile(r"\\\\(?=[a-zA-Z])")
+_BARE_TEXT = re.compile(r"\\text\s*([a-zA-Z\d])(?![a-zA-Z])")
 _UNKNOWN = re.compile(r"\s*(\\?[a-zA-Z]+(?:_\{?\w+\}?)?(?:\(\w\))?)\s*=")
-_GAP = re.compile(r"(?<=[\w)}])\s*\\q?quad\s*(?=[a-zA-Z](?:\(\w\))?\s*=)")
-"""A wide space between two equations."""
-_CHOOSE = re.compile(r"\{([^{}]{1,60})\\choose([^{}]{1,60})\}")
-_AXIS = re.compile(r"\\(?:hat|vec)\s?\{\s*\\?([ijk])(?:math)?\s*\}")
-_AMONG = re.compile(r"(\S)\s*,?\s*\(\s*(\w)\s*\\in\s*\\mathbb\s*\{?([ZNR])\}?\s*\)\s*\.?$")
+_EARLY = tuple(
+    (re.compile(pattern), written)
+    for pattern, written in (
+        (r"(?<=,)\s*(?:\.{3}|…)\s*(?=,)", r"\\ldots "),
+        (r"(\\sqrt)\s?(\d{2,})", r"\1{\2}"),  # TeX would take the first digit alone, people don't
+        (r"(?<=[\w)}])\s*\\q?quad\s*(?=[a-zA-Z](?:\(\w\))?\s*=)", ", "),  # a wide space between two equations
+        (r"\\!\s*(?=,)|(?<=,)\\!\s*", ""),
+        (r"\{:\}", ":"),
+        (r"\{([^{}]{1,60})\\choose([^{}]{1,60})\}", r"\\binom{\1}{\2}"),
+        (r"\{,\}|(?<=\d)\\,(?=\d{3}(?!\d))", ","),
+    )
+)
+"""Rewritings while spaces and commands still stand as they were written."""
+_LATE = tuple(
+    (re.compile(pattern), written)
+    for pattern, written in (
+        (r"(\S)\s*,?\s*\(\s*(\w)\s*\\in\s*\\mathbb\s*\{?([ZNR])\}?\s*\)\s*\.?$", r"\1,\2\\in\\mathbb{\3}"),
+        (r"\\(?:hat|vec)\s?\{\s*\\?([ijk])(?:math)?\s*\}", r"\\hat{\1}"),
+        (r"\(\s*(?:\\text\{\s*mod\s*\}|\\?mod)(?![a-z])\s*(\w+)\)", r"\\pmod{\1}"),
+        (r"\{\\circ\s*\}", r"\\circ "),
+        (r"\^\s*\{\s*('+)\s*\}|\^\s*('+)", r"\1\2"),  # x^{\prime} is x'
+    )
+)
+"""Rewritings of what the commands have become."""
 _OUTWARD = re.compile(r"([\[\]])([^\[\](){}]+[,;][^\[\](){}]+)([\[\]])")
 _SPACED_THOUSANDS = re.compile(r"-?\$?\d{1,3}(?: \d{3})+")
 _ORDINAL = re.compile(r"(?<=\d)(?:\^?\{?\\text\{)?(?:st|nd|rd|th)\b\}?")
@@ -109,37 +133,37 @@ def normal_form(text: str) -> str:
     """
     if is_system(text):
         text = ", ".join(text.strip().split("\n"))
-    text = mathematical(re.sub(r"(?<!\.)\.$", "", _unwrap(text)))
-    text = _unwrap(_plain_characters(text).strip())
-    text = re.sub(r"^\*\*([^*]{1,80})\*\*", r"\1 ", text)
-    text = _ANGLED.sub(r"\\langle \1\\rangle ", text)
-    if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:
-        text = re.sub(r"(?<!\\)\$", " ", text)  # pairs: marks of mathematics, not dollars
-    if r"\\begin" in text:  # every backslash was doubled
-        text = text.replace("\\\\", "\\")
-    elif r"\begin" not in text:  # there `\\` parts the rows; elsewhere it is a JSON escape that was never undone
-        text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)
-    text = re.sub(r"(?<=,)\s*(?:\.{3}|…)\s*(?=,)", r"\\ldots ", text)
-    text = _GAP.sub(", ", re.sub(r"(\\sqrt)\s?(\d{2,})", r"\1{\2}", text))
-    text = _CHOOSE.sub(r"\\binom{\1}{\2}", re.sub(r"\\!\s*(?=,)|(?<=,)\\!\s*", "", text).replace("{:}", ":"))
-    text = re.sub(r"\{,\}|(?<=\d)\\,(?=\d{3}(?!\d))", ",", text)
+    text = _opened(mathematical(_FULL_STOP.sub("", _unwrap(text))))
+    for pattern, written in _EARLY:
+        text = pattern.sub(written, text)
     if _SPACED_THOUSANDS.fullmatch(text.strip()):
         text = text.replace(" ", "")
     text = _THOUSANDS.sub(_join_thousands, text)  # before spaces go: "100, 200" is a list
     text = _COMMAND.sub(_command, text)
     text = _OPERATOR_NAME.sub(r"\\\1 ", text)
-    text = _TEXT.sub(_text, re.sub(r"\\text\s*([a-zA-Z\d])(?![a-zA-Z])", r" \1 ", text))
+    text = _TEXT.sub(_text, _BARE_TEXT.sub(r" \1 ", text))
     for old, new in (("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne "), ("==", "="), ("**", "^")):
         text = text.replace(old, new)
-    text = _AXIS.sub(r"\\hat{\1}", _AMONG.sub(r"\1,\2\\in\\mathbb{\3}", text))
-    text = re.sub(r"\(\s*(?:\\text\{\s*mod\s*\}|\\?mod)(?![a-z])\s*(\w+)\)", r"\\pmod{\1}", text)
-    text = re.sub(r"\{\\circ\s*\}", r"\\circ ", text)
-    text = re.sub(r"\^\s*\{\s*('+)\s*\}|\^\s*('+)", r"\1\2", text)  # x^{\prime} is x'
+    for pattern, written in _LATE:
+        text = pattern.sub(written, text)
     text = _OUTWARD.sub(_inward, text)
     if match := _TO.fullmatch(text.strip()):
         text = f"{match[1]}:{match[2]}"
     text = _spaces(text).rstrip(".,;:") if not text.endswith("...") else _spaces(text)
     return _unwrap(text)
+
+
+def _opened(text: str) -> str:
+    """Without marks around and within it that only a page needs: dollars, bold, doubled backslashes."""
+    text = _unwrap(_plain_characters(text).strip())
+    text = _ANGLED.sub(r"\\langle \1\\rangle ", _BOLD.sub(r"\1 ", text))
+    if len(_DOLLAR.findall(text)) % 2 == 0:
+        text = _DOLLAR.sub(" ", text)  # pairs: marks of mathematics, not dollars
+    if r"\\begin" in text:  # every backslash was doubled
+        return text.replace("\\\\", "\\")
+    if r"\begin" not in text:  # there `\\` parts the rows; elsewhere it is a JSON escape that was never undone
+        return _DOUBLED.sub(r"\\", text)
+    return text
 
 
 def string_form(normal: str, *, fold: bool = True) -> str:
