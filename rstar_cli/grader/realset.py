@@ -163,12 +163,12 @@ class SetReader:
         parts, _ = split_top(text, _WITHOUT)
         if len(parts) == 2:
             return self._without(self.read(parts[0]), self.read(parts[1]))
-        parts, _ = split_top(text, _IN)
-        if len(parts) == 2 and is_symbol(parts[0]):
-            return replace(self.read(parts[1]), name=parts[0])
         items = list_items(text)
         if len(items) > 1:
             return self._conditions(items)
+        parts, _ = split_top(text, _IN)
+        if len(parts) == 2 and is_symbol(parts[0]):
+            return replace(self.read(parts[1]), name=parts[0])
         if builder := _condition(text):
             condition, among, name = builder
             found = self.read(condition, by_condition=True)
