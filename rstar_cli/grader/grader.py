@@ -118,6 +118,8 @@ class Grader:
             equal = comparison.answers(_gold_in(gold), _answer_in(prediction))
         except BoundsError:
             grade = Grade(Verdict.ERROR, "bounds")
+        except Exception as error:  # noqa: BLE001 - one odd text must not lose the grades of a whole round
+            grade = Grade(Verdict.ERROR, type(error).__name__)
         else:
             if equal is None:
                 return None

@@ -5,6 +5,7 @@ Each takes two `Shape`s and says True, False or None (undecided without an oracl
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -96,7 +97,10 @@ class StructureRules:
 
     def _cases(self, gold: Shape, prediction: Shape) -> bool | None:
         """Each value of the one under the same condition as in the other."""
-        mine, yours = self._branches(gold), self._branches(prediction)
+        try:
+            mine, yours = self._branches(gold), self._branches(prediction)
+        except UndecidedError:
+            return None
         if len(mine) != len(yours) or len(mine) > MAX_ITEMS:
             return False
 
@@ -117,13 +121,14 @@ class StructureRules:
         others = [i for i, condition in enumerate(conditions) if re.search("otherwise|else|other", condition)]
         known = [where for i, where in enumerate(found) if where is not None and i not in others]
         if len(others) == 1 and len(known) == len(found) - 1:
-            found[others[0]] = self._comparison.sets.rest(known)
+            with contextlib.suppress(NotASetError):  # bounds that can't be ordered: then the words are compared
+                found[others[0]] = self._comparison.sets.rest(known)
         return list(zip(values, conditions, found, strict=True))
 
     def _set_of(self, condition: str) -> RealSet | None:
         try:
             return self._comparison.sets.read(condition)
-        except (NotASetError, UndecidedError):
+        except NotASetError:
             return None
 
     # --- collections -------------------------------------------------------------------------------------------------

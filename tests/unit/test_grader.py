@@ -277,6 +277,38 @@ def test_hostile_answers_are_told_quickly_without_a_worker(text: str) -> None:
         assert time.monotonic() - start < 10, "each takes milliseconds on a quiet machine"
 
 
+CASES_BY_ROOTS = r"\begin{cases}1&x<\sqrt2\\2&x>\sqrt3\\3&%s\end{cases}"
+
+
+@pytest.mark.parametrize(
+    ("gold", "prediction", "verdict"),
+    [
+        (r"\text{otherwise}", r"\sqrt2\le x\le\sqrt3", "correct"),
+        (r"\sqrt2\le x\le\sqrt3", r"\text{otherwise}", "correct"),
+        (r"\text{otherwise}", r"\sqrt2<x\le\sqrt3", "incorrect"),
+    ],
+)
+def test_what_is_left_by_other_cases(grader: Grader, gold: str, prediction: str, verdict: str) -> None:
+    (grade,) = grader.grade([(CASES_BY_ROOTS % gold, CASES_BY_ROOTS % prediction)])
+    assert grade.verdict == verdict
+
+
+def test_cases_with_bounds_that_have_no_order(grader: Grader) -> None:
+    gold = r"\begin{cases}1&x<a\\2&x>b\\3&\text{otherwise}\end{cases}"
+    assert grader.grade([(gold, gold.replace("<", "< "))])[0].verdict is Verdict.CORRECT
+    assert grader.grade([(gold, gold.replace("1&", "4&"))])[0].verdict is Verdict.INCORRECT
+
+
+def test_an_error_of_ours_loses_no_other_grade(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bool:
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(grader_module.Comparison, "equal", fail)
+    with Grader() as grader:
+        grades = grader.grade([("1", "2"), ("3", "3")])
+    assert grades == [Grade(Verdict.ERROR, "TypeError"), Grade(Verdict.CORRECT, "string")]
+
+
 @pytest.mark.parametrize(
     "text", [r"\begin{cases}\end{cases}", "-" * 900, "1*" * 900 + "1", "½" * 1900, "\x00", "\ud800"]
 )
