@@ -162,7 +162,9 @@ class Comparison:
         (name, rest), (other_name, other_rest) = unnamed(gold), unnamed(prediction)
         is_named = (rest, other_rest) != (gold, prediction) and (not name or not other_name or name == other_name)
         finite = _MEMBER.search(gold + prediction) and {shape_of(rest).kind, shape_of(other_rest).kind} <= _FINITE
-        if is_named and (finite or (may_be_set(rest) and may_be_set(other_rest))):
+        interval = {"tuple", "square"} if name or other_name else set()
+        both = all(may_be_set(text) or shape_of(text).kind in interval for text in (rest, other_rest))
+        if is_named and (finite or both):
             return self.equal(rest, other_rest)
         try:
             sets = self.sets.read(gold), self.sets.read(prediction)
