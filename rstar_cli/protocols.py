@@ -39,6 +39,9 @@ class SampleRequest:
         stop: tags that end a continuation; the tag belongs to the text.
         max_tokens: token limit of one continuation.
         temperature: 0 is greedy (then n is 1).
+        opening: first tokens of the next step, chosen already; the continuation goes on from them.
+        alternatives: how many of the likeliest tokens to tell of at each new token (`Sample.drawn`); 0: none. At most
+            the engine's `EngineInfo.alternatives`.
     """
 
     prefix: tuple[Segment, ...]
@@ -47,6 +50,23 @@ class SampleRequest:
     stop: tuple[str, ...]
     max_tokens: int
     temperature: float
+    opening: tuple[int, ...] = ()
+    alternatives: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A sampled token, and the likeliest ones that might have stood in its place.
+
+    Attributes:
+        token: the one that was sampled.
+        ids: the likeliest tokens, likeliest first; the sampled one is the last of them where it is none of these.
+        logprobs: of `ids` at temperature 1, nats, rounded to 4 decimals.
+    """
+
+    token: int
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +74,19 @@ class Sample:
     """One continuation, cut into steps after each `<end_of_step>` tag.
 
     Attributes:
-        segments: the steps in order, at least one; the last one may be unfinished (see `finish`).
-        logprobs: the policy's log-probability of each segment's tokens at temperature 1, nats, <= 0.
+        segments: the steps in order, at least one; the first begins with the request's opening; the last one may be
+            unfinished (see `finish`).
+        logprobs: the policy's log-probability of each segment's new tokens at temperature 1, nats, <= 0.
         finish: why it ended.
+        tokens: new tokens of each segment; the end-of-sequence token counts for the last one.
+        drawn: the new tokens one by one, the end-of-sequence token too; empty unless alternatives were asked for.
     """
 
     segments: tuple[Segment, ...]
     logprobs: tuple[float, ...]
     finish: Finish
+    tokens: tuple[int, ...]
+    drawn: tuple[Drawn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +98,14 @@ class EngineInfo:
         model: name or path of the model.
         tokenizer: fingerprint of the tokenizer; token ids of equal fingerprints may be mixed.
         device: where it runs.
+        alternatives: most alternatives to a token that a policy can tell of; 0: it can't.
     """
 
     name: str
     model: str
     tokenizer: str
     device: str
+    alternatives: int = 0
 
 
 @dataclass(slots=True)

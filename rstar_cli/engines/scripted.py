@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from rstar_cli.prompts import ANSWER, ANSWER_END, CODE_END, OUTPUT, OUTPUT_END, STEP_END
-from rstar_cli.protocols import EngineInfo, Sample, SampleRequest, ScoreRequest, Segment, TokenUsage
+from rstar_cli.protocols import EngineInfo, Finish, Sample, SampleRequest, ScoreRequest, Segment, TokenUsage
 
 SHARES = {"sound": 0.62, "slip": 0.2, "crash": 0.12, "malformed": 0.06}
 """How often each kind of step is written."""
@@ -77,9 +77,11 @@ class ScriptedPolicy:
             logprobs.append(math.log(share))
             if STEP_END not in text and not text.endswith(request.stop):
                 break
-        self._usage.generated += sum(len(text.encode()) for text in written)
         segments = tuple(Segment(text, tuple(text.encode())) for text in written)
-        return Sample(segments, tuple(logprobs), "stop" if written[-1].endswith(request.stop) else "length")
+        counts = tuple(len(segment.token_ids or ()) for segment in segments)
+        self._usage.generated += sum(counts)
+        finish: Finish = "stop" if written[-1].endswith(request.stop) else "length"
+        return Sample(segments, tuple(logprobs), finish, counts)
 
     def _step(self, prompt: str, done: str, rng: random.Random) -> tuple[str, float]:
         """The next step's text and how likely it is."""

@@ -259,7 +259,9 @@ class TransformersPolicy:
             logprobs.append(round(sum(row.logprobs[begin:end]), 4))  # on a GPU the last digits hang on the batch
             begin = end
         assert row.finish is not None  # noqa: S101
-        return Sample(tuple(segments), tuple(logprobs), row.finish)
+        counts = [len(segment.token_ids or ()) for segment in segments]
+        counts[-1] += row.finish == "eos"
+        return Sample(tuple(segments), tuple(logprobs), row.finish, tuple(counts))
 
 
 class _Asked(CachedPrefix):

@@ -193,4 +193,4 @@ def _cut(tree: Tree, first: Node) -> None:
 
 
 def _count(tree: Tree, sample: Sample) -> None:
-    tree.tokens_generated += sum(len(segment.token_ids or ()) for segment in sample.segments)
+    tree.tokens_generated += sum(sample.tokens)

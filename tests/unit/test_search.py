@@ -172,7 +172,8 @@ OK = ExecutionResult(ExecutionStatus.OK)
 
 
 def sample(*texts: str) -> Sample:
-    return Sample(tuple(Segment(t, tuple(t.encode())) for t in texts), (-1.0,) * len(texts), "stop")
+    segments = tuple(Segment(t, tuple(t.encode())) for t in texts)
+    return Sample(segments, (-1.0,) * len(texts), "stop", tuple(len(t) for t in texts))
 
 
 def test_a_dead_end_is_backed_up_and_left() -> None:
