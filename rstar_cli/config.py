@@ -138,24 +138,52 @@ class EngineConfig(Settings):
 _MACHINE = frozenset({"device", "batch", "exec_workers", "isolation"})
 
 
+def parse_escalation(text: str) -> tuple[int, ...]:
+    """Numbers of rollouts from text such as `64,128`, rising; empty: none.
+
+    Raises:
+        ValueError: not such a text.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise ValueError(f"numbers of rollouts look like 64,128, not {text!r}")
+    numbers = tuple(map(int, parts))
+    if list(numbers) != sorted(set(numbers)):
+        raise ValueError(f"numbers of rollouts must rise, as in 64,128, not {text!r}")
+    return numbers
+
+
 class SearchConfig(EngineConfig, SandboxConfig, GradingConfig):
-    """How Monte Carlo Tree Search goes."""
+    """How a search goes."""
 
-    machine: ClassVar[frozenset[str]] = _MACHINE | {"in_flight"}
+    machine: ClassVar[frozenset[str]] = _MACHINE | {"in_flight", "preset"}
 
+    preset: Literal["paper", "upstream"] | None = None
+    """Search settings of the `paper`, or of the `upstream` code, where nothing stronger sets them."""
+    method: Literal["swor", "mcts", "uct", "puct", "beam", "dvts", "best-of-n"] = "swor"
+    """`swor`: solutions sampled without replacement over the tree; `mcts`: the same below the node that PUCT chooses;
+    `uct`: the paper's MCTS; `puct`: that with the policy's priors; `beam`: step beam search; `dvts`: diverse verifier
+    tree search; `best-of-n`: independent samples."""
     rollouts: int = Field(16, ge=1)
     """Rollouts a problem."""
     candidates: int = Field(8, ge=1)
-    """Candidate steps sampled at a node."""
+    """Candidate steps sampled at a node (uct, puct, beam, dvts)."""
     exploration: float = Field(2.0, ge=0)
-    """c in UCB = W/N + c * sqrt(ln N_parent / N)."""
+    """c in UCB = W/N + c * sqrt(ln N_parent / N), or in PUCT (mcts, uct, puct)."""
     rollout_style: Literal["expand", "complete"] = "expand"
     """How a rollout goes on below the expanded node: `expand` every node down to a leaf (paper), or `complete` one
-    candidate in a single generation (cheaper)."""
+    candidate in a single generation (cheaper) (uct, puct)."""
+    rules: Literal["paper", "upstream"] = "paper"
+    """A step that was never visited: is explored first, the likeliest before the others (paper), or scores 0, and of
+    equals the first is taken (upstream) (uct)."""
+    wave: int = Field(1, ge=1)
+    """Rollouts of a tree in flight at once, under a virtual loss: for few problems on a large engine."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature."""
     prm: str = "auto"
     """PRM: `auto` (see the command), `none`, `last` (of the round whose policy is used), or a checkpoint directory."""
+    aggregate: Literal["last", "min", "product", "mean"] = "last"
+    """A solution's value from the PRM's values of its steps: the last one, the least, the product, or the mean."""
     in_flight: int = Field(512, ge=1)
     """Problems searched at once."""
 
@@ -163,8 +191,24 @@ class SearchConfig(EngineConfig, SandboxConfig, GradingConfig):
 class GenerateConfig(SearchConfig):
     """`[generate]`: Monte Carlo Tree Search over executed steps. `prm = auto`: the last round's from round 3 on."""
 
+    machine: ClassVar[frozenset[str]] = SearchConfig.machine | {"budget_tokens", "budget_hours"}
+
     policy: str = "auto"
     """Policy: `auto` (the last round's), `embedded`, a checkpoint directory, or a hub id."""
+    enough: int = Field(0, ge=0)
+    """Right solutions after which a problem's search ends; 0: all rollouts are used."""
+    escalate: str = ""
+    """More rollouts for problems that are not solved by then, such as 64,128 (paper, round 4)."""
+    budget_tokens: int | None = Field(None, ge=1)
+    """Stop searching when so many tokens were generated; what was found by then is kept."""
+    budget_hours: float | None = Field(None, gt=0)
+    """Stop searching after so many hours; what was found by then is kept."""
+
+    @field_validator("escalate")
+    @classmethod
+    def _escalation(cls, value: str) -> str:
+        parse_escalation(value)
+        return value
 
 
 class VerifyConfig(SandboxConfig, GradingConfig):
@@ -233,9 +277,7 @@ class EvaluateConfig(SearchConfig):
     samples: int = Field(0, ge=0)
     """Solutions sampled a problem, for majority, pass@k and, with a PRM, best-of-N and weighted votes; 0: none."""
     rollouts: int = Field(0, ge=0)
-    """Rollouts a problem of MCTS guided by the PRM, gold unseen; 0: no search."""
-    aggregate: Literal["last", "min", "mean"] = "last"
-    """A solution's score in votes: the PRM's value of its last step, or the least or the mean of its steps'."""
+    """Rollouts a problem of a search guided by the PRM, gold unseen; 0: no search."""
 
 
 class EvolveConfig(Settings):
@@ -251,6 +293,33 @@ class EvolveConfig(Settings):
     budget_hours: float | None = Field(None, gt=0)
     """Stop when the run's stages have taken so many hours; a training that has begun is finished."""
 
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "method": "uct",
+        "rollouts": 16,
+        "candidates": 8,
+        "exploration": 2.0,
+        "rollout_style": "expand",
+        "rules": "paper",
+        "max_depth": 16,
+        "temperature": 1.0,
+        "wave": 1,
+    },
+    "upstream": {
+        "method": "uct",
+        "rollouts": 48,
+        "candidates": 12,
+        "exploration": 2.0,
+        "rollout_style": "expand",
+        "rules": "upstream",
+        "max_depth": 16,
+        "temperature": 1.0,
+        "wave": 1,
+    },
+}
+"""Search settings by preset: arXiv 2501.04519, section 4.1 and appendix A.2; microsoft/rStar, branch rStar-math,
+`config/sample_mcts.yaml`."""
 
 STAGES: dict[str, type[Settings]] = {
     "generate": GenerateConfig,

@@ -39,7 +39,9 @@ class SampleRequest:
         stop: tags that end a continuation; the tag belongs to the text.
         max_tokens: token limit of one continuation.
         temperature: 0 is greedy (then n is 1).
-        opening: first tokens of the next step, chosen already; the continuation goes on from them.
+        opening: first tokens of the next step, chosen already; the continuation goes on from them. They may close that
+            step: then it is a segment without new tokens, and if they end with a stop tag the continuation is empty.
+            The last one counts as generated.
         alternatives: how many of the likeliest tokens to tell of at each new token (`Sample.drawn`); 0: none. At most
             the engine's `EngineInfo.alternatives`.
     """
@@ -78,7 +80,8 @@ class Sample:
             unfinished (see `finish`).
         logprobs: the policy's log-probability of each segment's new tokens at temperature 1, nats, <= 0.
         finish: why it ended.
-        tokens: new tokens of each segment; the end-of-sequence token counts for the last one.
+        tokens: new tokens of each segment; the end-of-sequence token counts for the last one, and is an empty segment
+            where it comes after a whole step.
         drawn: the new tokens one by one, the end-of-sequence token too; empty unless alternatives were asked for.
     """
 

@@ -2,7 +2,7 @@
 
 A recipe is sparse TOML, its tables named as the commands, its keys as their flags; layers from weak to strong::
 
-    defaults (`config.py`)  <  [stage]  <  [round.N.stage]  <  flags
+    defaults (`config.py`)  <  preset  <  [stage]  <  [round.N.stage]  <  --preset  <  other flags
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rstar_cli.config import STAGES, TABLES, EvalSetConfig, RunConfig, SettingsT
+from rstar_cli.config import PRESETS, STAGES, TABLES, EvalSetConfig, RunConfig, Settings, SettingsT
 from rstar_cli.errors import DataError, StorageError, UsageError, did_you_mean
 
 
@@ -80,9 +80,10 @@ class Recipe:
         """
         table = f"[{stage}]"
         recipe = {**_keys(self._stages[stage]), **_keys(self._rounds.get(str(round_number), {}).get(stage, {}))}
+        recipe = {**_preset(model, recipe), **recipe}
         _validated(model, recipe, self.origin, table)
         try:
-            return model(**{**recipe, **given})
+            return model(**{**recipe, **_preset(model, given), **given})
         except ValidationError as error:
             raise UsageError(_explain(error, "--"), remedy=f"See `rstar {stage} --help`.") from error
 
@@ -106,6 +107,11 @@ def load_recipe(path: Path | None) -> Recipe:
 def _keys(table: Mapping[str, Any]) -> dict[str, Any]:
     """Recipe keys are flag names: `max-depth` is the field `max_depth`."""
     return {key.replace("-", "_"): value for key, value in table.items()}
+
+
+def _preset(model: type[Settings], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """What the preset that a layer names sets in a stage; nothing where it names none."""
+    return {name: v for name, v in PRESETS.get(layer.get("preset") or "", {}).items() if name in model.model_fields}
 
 
 def _tables(value: object, origin: str, where: str) -> dict[str, Any]:

@@ -13,13 +13,14 @@ import pytest
 
 from rstar_cli.engines.scripted import ScriptedPolicy, ScriptedScorer
 from rstar_cli.prompts import render_prompt
-from rstar_cli.protocols import ExecuteRequest, ExecutionResult, Grade, Segment
+from rstar_cli.protocols import ExecuteRequest, ExecutionResult, Grade
 from rstar_cli.records import ExecutionStatus, Verdict
-from rstar_cli.search.driver import drive
+from rstar_cli.search.driver import Driver
 from rstar_cli.search.grow import Growth
-from rstar_cli.search.mcts import MctsConfig, search
+from rstar_cli.search.mcts import Plan
 from rstar_cli.search.sampling import derive_seed
 from rstar_cli.search.tree import Tree
+from rstar_cli.stages.tools import begin
 
 ROOT = Path(__file__).resolve().parent.parent
 GROWTH = Growth(max_step_tokens=256, max_tokens=1024, max_depth=8)
@@ -85,20 +86,20 @@ def scripted_trees(
     gold = {key: str(i + i * i) for i, key in enumerate(prompts)}
     policy = ScriptedPolicy({prompts[key]: gold[key] for key in prompts})
     settings: dict[str, object] = {
+        "method": "uct",
         "rollouts": 8,
         "candidates": 4,
         "exploration": 1.4,
         "rollout_style": "complete",
         "growth": replace(GROWTH, scored=scored),
     }
-    mcts = MctsConfig(**{**settings, **config})  # type: ignore[arg-type]
+    plan = Plan(**{**settings, **config})  # type: ignore[arg-type]
 
     def grade(answers: list[tuple[str, str | None]]) -> list[Grade | None]:
         if not see_gold:
             return [None] * len(answers)
         return [Grade(Verdict.CORRECT if gold[k] == a else Verdict.INCORRECT, "test") for k, a in answers]
 
-    searches = ((key, search(Segment(prompt), derive_seed(seed, key), mcts)) for key, prompt in prompts.items())
-    scorer = ScriptedScorer() if scored else None
-    trees = drive(searches, policy=policy, executor=LineExecutor(), grade=grade, in_flight=in_flight, scorer=scorer)
-    return dict(trees), policy
+    searches = ((key, *begin(prompt, derive_seed(seed, key), plan)) for key, prompt in prompts.items())
+    driver = Driver(policy, LineExecutor(), grade, ScriptedScorer() if scored else None)
+    return dict(driver.run(searches, in_flight)), policy

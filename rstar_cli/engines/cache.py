@@ -1,14 +1,13 @@
-"""Keys and values kept along the tree, so that a prefix goes through the model once in its life.
+"""Keys and values kept along the tree, token by token, so that a prefix goes through the model once in its life.
 
-A prefix of n tokens is kept without its last token: a continuation begins by running that token, which gives the first
-logits. So a kept prefix costs each sample one token of new work, no more.
+A continuation of a prefix begins by running the prefix's last token, which gives the first logits. So a kept prefix
+costs each sample one token of new work, no more, wherever in a step it ends.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -45,24 +44,25 @@ def key_width(tokens: int, new: int) -> int:
     return blocks * 512 + (384 if new > 1 and 192 < rest < 384 else rest)
 
 
-@dataclass(slots=True)
 class Entry:
-    """Keys and values of a prefix from where its parent's end.
+    """Keys and values of some tokens of a prefix, and what goes on from them: a node of a radix tree.
 
     Attributes:
-        length: n, tokens of the prefix; keys and values reach to token n - 2, counted from 0.
-        parent: the shorter prefix that this one goes on from; None: from the first token.
-        states: [layers, 2, kv_heads, tokens, head_dim].
+        ids: the tokens.
+        parent: what they go on from; None: they are the first.
+        states: [layers, 2, kv_heads, len(ids), head_dim].
+        children: entries that go on from here, by first token.
+        covered: tokens from the first one to the last of these.
     """
 
-    length: int
-    parent: Entry | None
-    states: Tensor
+    __slots__ = ("children", "covered", "ids", "parent", "states")
 
-    @property
-    def covered(self) -> int:
-        """Tokens with keys and values."""
-        return self.length - 1
+    def __init__(self, ids: Ids, parent: Entry | None, states: Tensor) -> None:
+        self.ids = ids
+        self.parent = parent
+        self.states = states
+        self.children: dict[int, Entry] = {}
+        self.covered: int = len(ids) + (parent.covered if parent is not None else 0)
 
     @property
     def bytes(self) -> int:
@@ -73,9 +73,15 @@ class Entry:
         """(first token, states) from this entry up to the first one."""
         entry: Entry | None = self
         while entry is not None:
-            first = entry.parent.covered if entry.parent is not None else 0
-            yield first, entry.states
+            yield entry.covered - len(entry.ids), entry.states
             entry = entry.parent
+
+    def split(self, count: int) -> Entry:
+        """Move the first `count` tokens to an entry of their own above this one, and return that. No memory moves."""
+        head = Entry(self.ids[:count], self.parent, self.states[:, :, :, :count])
+        self.ids, self.parent, self.states = self.ids[count:], head, self.states[:, :, :, count:]
+        head.children[self.ids[0]] = self
+        return head
 
 
 class PrefixCache:
@@ -88,22 +94,47 @@ class PrefixCache:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.bytes = 0
-        self._groups: OrderedDict[Ids, dict[Ids, Entry]] = OrderedDict()
+        self._groups: OrderedDict[Ids, dict[int, Entry]] = OrderedDict()
+        self._sizes: Counter[Ids] = Counter()
 
-    def longest(self, prompt: Ids, ids: Ids, ends: Sequence[int]) -> Entry | None:
-        """The longest kept prefix of `ids` that ends at one of the segment ends."""
-        group = self._groups.get(prompt)
-        if group is None:
+    def longest(self, prompt: Ids, ids: Ids) -> Entry | None:
+        """The entry whose end is the longest beginning of `ids` that is kept; None: nothing is."""
+        children = self._groups.get(prompt)
+        if children is None:
             return None
         self._groups.move_to_end(prompt)
-        return next((entry for end in reversed(ends) if (entry := group.get(ids[:end])) is not None), None)
+        entry, covered = None, 0
+        while covered < len(ids) and (following := children.get(ids[covered])) is not None:
+            there = following.ids
+            end = covered + len(there)
+            same = len(there) if there == ids[covered:end] else _common(there, ids[covered:end])
+            if same < len(there):
+                following = children[ids[covered]] = following.split(same)
+            entry, covered, children = following, covered + same, following.children
+        return entry
 
     def keep(self, prompt: Ids, ids: Ids, parent: Entry | None, states: Tensor) -> Entry:
-        """Keep the states of a prefix; states that are there already stay as they are."""
-        group = self._groups.setdefault(prompt, {})
-        if (there := group.get(ids)) is not None:
-            return there
-        entry = group[ids] = Entry(len(ids), parent, states)
+        """Keep the states of the last tokens of `ids`; those that are there already stay as they are.
+
+        Args:
+            prompt: the group.
+            ids: tokens from the first one.
+            parent: what the states go on from.
+            states: [layers, 2, kv_heads, tokens, head_dim].
+
+        Returns:
+            The entry of the last token.
+        """
+        found = self.longest(prompt, ids)
+        covered = found.covered if found is not None else 0
+        if found is not None and covered == len(ids):
+            return found
+        missing = len(ids) - covered
+        if missing > states.shape[3]:  # the group was dropped meanwhile, what the states go on from with it
+            return Entry(ids[len(ids) - states.shape[3] :], parent, states)
+        entry = Entry(ids[covered:], found, states[:, :, :, states.shape[3] - missing :])
+        (found.children if found is not None else self._groups.setdefault(prompt, {}))[ids[covered]] = entry
+        self._sizes[prompt] += entry.bytes
         self.bytes += entry.bytes
         while self.bytes > self.max_bytes and len(self._groups) > 1:
             oldest = next(iter(self._groups))
@@ -115,7 +146,15 @@ class PrefixCache:
 
     def forget(self, prompt: Ids) -> None:
         """Drop everything of a prompt."""
-        self.bytes -= sum(entry.bytes for entry in self._groups.pop(prompt, {}).values())
+        self._groups.pop(prompt, None)
+        self.bytes -= self._sizes.pop(prompt, 0)
+
+
+def _common(first: Ids, second: Ids) -> int:
+    """Tokens that both begin with."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
 
 
 class BatchStates:

@@ -39,10 +39,14 @@ class Row:
         temperature: 0 is greedy.
         stop: tags that end it.
         limit: most tokens.
-        start: tokens of its prefix.
-        ids: tokens sampled so far, the end-of-sequence token left out.
-        logprobs: of each, at temperature 1.
-        ends: token counts at which its segments end.
+        start: tokens of its prefix, the opening left out.
+        ids: tokens of the opening, then those sampled so far, the end-of-sequence token left out.
+        given: tokens of the opening.
+        alternatives: likeliest tokens to tell of at each new one.
+        logprobs: of each sampled token, at temperature 1.
+        told: (token, its log-probability, likeliest tokens, theirs) of each, the end-of-sequence token too, where asked
+            for; the last two as arrays.
+        ends: token counts at which its segments end, the opening counted.
         finish: why it ended; None while it runs.
     """
 
@@ -54,7 +58,10 @@ class Row:
     limit: int
     start: int
     ids: list[int] = field(default_factory=list)
+    given: int = 0
+    alternatives: int = 0
     logprobs: list[float] = field(default_factory=list)
+    told: list[tuple[int, float, Any, Any]] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     finish: Finish | None = None
 
@@ -121,7 +128,24 @@ def uniforms(keys: Tensor, steps: Tensor) -> Tensor:
     return ((x >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
 
 
-def pick(logits: Tensor, temperatures: Tensor, keys: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """What was sampled for each row.
+
+    Attributes:
+        tokens: [rows].
+        logprobs: theirs at temperature 1, [rows].
+        likely: the likeliest tokens of each row, likeliest first, [rows, alternatives].
+        likely_logprobs: theirs, [rows, alternatives].
+    """
+
+    tokens: Tensor
+    logprobs: Tensor
+    likely: Tensor
+    likely_logprobs: Tensor
+
+
+def pick(logits: Tensor, temperatures: Tensor, keys: Tensor, steps: Tensor, alternatives: int = 0) -> Picked:
     """Sample a token for each row by inverting the cumulative distribution; temperature 0 takes the likeliest.
 
     The sums are float64: last-digit differences of the logits, which do depend on the batch, then hardly ever tip a
@@ -132,9 +156,7 @@ def pick(logits: Tensor, temperatures: Tensor, keys: Tensor, steps: Tensor) -> t
         temperatures: [rows], float32.
         keys: [rows], int64.
         steps: number of the token in its row, [rows], int64.
-
-    Returns:
-        Tokens [rows] and their log-probabilities at temperature 1 [rows].
+        alternatives: how many of the likeliest tokens to tell of.
     """
     import torch
 
@@ -142,8 +164,8 @@ def pick(logits: Tensor, temperatures: Tensor, keys: Tensor, steps: Tensor) -> t
     most = max(1, PICK_CELLS // vocabulary)
     if rows > most:
         bounds = [(begin, begin + most) for begin in range(0, rows, most)]
-        parts = [pick(logits[a:b], temperatures[a:b], keys[a:b], steps[a:b]) for a, b in bounds]
-        return torch.cat([tokens for tokens, _ in parts]), torch.cat([chosen for _, chosen in parts])
+        parts = [pick(logits[a:b], temperatures[a:b], keys[a:b], steps[a:b], alternatives) for a, b in bounds]
+        return Picked(*(torch.cat([getattr(part, name) for part in parts]) for name in Picked.__slots__))
     logprobs = logits.float().log_softmax(-1)
     greedy = temperatures <= 0
     weights = (logprobs / temperatures.masked_fill(greedy, 1.0)[:, None]).softmax(-1)
@@ -152,7 +174,8 @@ def pick(logits: Tensor, temperatures: Tensor, keys: Tensor, steps: Tensor) -> t
     tokens = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp_(max=vocabulary - 1)
     if bool(greedy.any()):
         tokens = torch.where(greedy, logits.argmax(-1), tokens)
-    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+    likely = logprobs.topk(min(alternatives, vocabulary), -1)
+    return Picked(tokens, logprobs.gather(-1, tokens[:, None])[:, 0], likely.indices, likely.values)
 
 
 class DecodeLoop:
@@ -162,8 +185,8 @@ class DecodeLoop:
         forward: the model.
         shape: of the model.
         endings: how rows end.
-        keep: told (row, states [layers, 2, kv_heads, tokens, head_dim]) when a row ends; the states are those of its
-            prefix's last token and of its sampled tokens but the last.
+        keep: told (row, states [layers, 2, kv_heads, tokens, head_dim]) when a row ends; the states are those of the
+            last token before the sampled ones, and of the sampled ones but the last.
     """
 
     def __init__(self, forward: Forward, shape: Shape, endings: Endings, keep: Callable[[Row, Tensor], None]) -> None:
@@ -214,14 +237,16 @@ class DecodeLoop:
         """Sample one token for every row; returns the rows that ended by it."""
         self._reserve(len(self._rows), self.longest + 1)
         logits = self._forward(self._tokens[:, None], self._positions[:, None], self._states)
-        self._tokens, logprobs = pick(logits, self._temperatures, self._keys, self._steps)
+        most = max(row.alternatives for row in self._rows)
+        picked = pick(logits, self._temperatures, self._keys, self._steps, most)
+        self._tokens = picked.tokens
         self._positions = self._positions + 1
         self._steps = self._steps + 1
-        ended = self._advance(logprobs)
+        ended = self._advance(picked)
         rows = [self._rows[place] for place in ended]
         for place, row in zip(ended, rows, strict=True):
-            first = row.start - 1
-            self._keep(row, self._states.slice(place, first, first + len(row.ids)))
+            end = row.start + len(row.ids) - 1
+            self._keep(row, self._states.slice(place, row.start + row.given - 1, end))
         if ended:
             self._remove(ended)
         return rows
@@ -237,14 +262,16 @@ class DecodeLoop:
             more = tokens + ROOM if tokens > have_tokens else have_tokens
             self._states = self._states.grown(max(rows, have_rows), more, len(self._rows))
 
-    def _advance(self, logprobs: Tensor) -> list[int]:
+    def _advance(self, picked: Picked) -> list[int]:
         """Give each row its token; returns the places of those that ended by it, in order."""
         ended: list[int] = []
         eos, closes = self._endings.eos, self._endings.closes
         may_close = self._endings.may_close[self._tokens].tolist()
-        for place, (row, token, logprob) in enumerate(
-            zip(self._rows, self._tokens.tolist(), logprobs.tolist(), strict=True)
-        ):
+        likely, values = picked.likely.cpu().numpy(), picked.likely_logprobs.cpu().numpy()
+        tokens, logprobs = picked.tokens.tolist(), picked.logprobs.tolist()
+        for place, (row, token, logprob) in enumerate(zip(self._rows, tokens, logprobs, strict=True)):
+            if row.alternatives:
+                row.told.append((token, logprob, likely[place, : row.alternatives], values[place, : row.alternatives]))
             if token in eos:
                 row.finish = "eos"
             else:
@@ -252,7 +279,7 @@ class DecodeLoop:
                 row.logprobs.append(logprob)
                 if may_close[place] and closes(row):
                     row.finish = "stop"
-                elif len(row.ids) >= row.limit:
+                elif len(row.logprobs) >= row.limit:
                     row.finish = "length"
             if row.finish is not None:
                 ended.append(place)

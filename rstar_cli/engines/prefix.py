@@ -45,10 +45,13 @@ class CachedPrefix:
 
     __slots__ = ("ends", "entry", "ids", "prompt")
 
-    def __init__(self, segments: Sequence[Segment], tokenizer: StepTokenizer) -> None:
+    def __init__(self, segments: Sequence[Segment], tokenizer: StepTokenizer, opening: Ids = ()) -> None:
         self.prompt: Ids = tuple(tokenizer.prefix_ids(segments[:1]))
         self.ids, ends = lengthened(self.prompt, segments[1:], tokenizer)
         self.ends = [len(self.prompt), *ends]
+        if opening:
+            self.ids += opening
+            self.ends.append(len(self.ids))
         self.entry: Entry | None = None
 
     @property
@@ -146,7 +149,7 @@ def prefill(prefixes: Sequence[P], cache: PrefixCache, forward: Forward, shape: 
         Tokens run, padding not counted.
     """
     for prefix in prefixes:
-        prefix.entry = cache.longest(prefix.prompt, prefix.ids, prefix.ends)
+        prefix.entry = cache.longest(prefix.prompt, prefix.ids[:-1])
     run = 0
     while todo := [(prefix.ids[: prefix.goal], prefix) for prefix in prefixes if prefix.new]:
         first = dict(reversed(todo))
@@ -155,7 +158,7 @@ def prefill(prefixes: Sequence[P], cache: PrefixCache, forward: Forward, shape: 
             for row, prefix in enumerate(batch):
                 run += len(prefix.new)
                 kept = states.slice(row, prefix.covered, prefix.goal - 1)
-                prefix.entry = cache.keep(prefix.prompt, prefix.ids[: prefix.goal], prefix.entry, kept)
+                prefix.entry = cache.keep(prefix.prompt, prefix.ids[: prefix.goal - 1], prefix.entry, kept)
         for ids, prefix in todo:
             prefix.entry = first[ids].entry
     return run

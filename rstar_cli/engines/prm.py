@@ -144,11 +144,10 @@ class TransformersScorer:
         values = iter(self._values(hidden[tuple(zip(*places, strict=True))]))
         for row, branch in enumerate(batch):
             self._scored += len(branch.new)
-            entry = branch.entry
-            for segment, end in enumerate(branch.ends):
+            for segment in range(len(branch.ends)):
                 branch.values[segment] = next(values)
-                kept = states.slice(row, entry.covered if entry is not None else 0, end - 1)
-                entry = self._cache.keep(branch.prefix.prompt, branch.ids[:end], entry, kept)
+            kept = states.slice(row, branch.prefix.covered, len(branch.ids) - 1)
+            self._cache.keep(branch.prefix.prompt, branch.ids[:-1], branch.entry, kept)
 
     def _forward(self, ids: Tensor, positions: Tensor, states: BatchStates) -> Tensor:
         """Last hidden states, [rows, q, hidden]."""

@@ -11,13 +11,17 @@ import hashlib
 import math
 import random
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from rstar_cli.prompts import ANSWER, ANSWER_END, CODE_END, OUTPUT, OUTPUT_END, STEP_END
-from rstar_cli.protocols import EngineInfo, Finish, Sample, SampleRequest, ScoreRequest, Segment, TokenUsage
+from rstar_cli.protocols import Drawn, EngineInfo, Finish, Sample, SampleRequest, ScoreRequest, Segment, TokenUsage
 
 SHARES = {"sound": 0.62, "slip": 0.2, "crash": 0.12, "malformed": 0.06}
 """How often each kind of step is written."""
+
+WAYS = 4
+"""Ways of writing each kind."""
 
 _SLIP = re.compile(r"^\s*#.*\bslip\b", re.MULTILINE)
 
@@ -38,7 +42,7 @@ class ScriptedPolicy:
     @property
     def info(self) -> EngineInfo:
         """What the engine is; a token is a byte of UTF-8."""
-        return EngineInfo(name="scripted", model="scripted", tokenizer="bytes", device="none")
+        return EngineInfo(name="scripted", model="scripted", tokenizer="bytes", device="none", alternatives=256)
 
     @property
     def usage(self) -> TokenUsage:
@@ -69,37 +73,60 @@ class ScriptedPolicy:
         done = "".join(segment.text for segment in request.prefix[1:])
         place = f"{prompt}\x1f{done}" if request.temperature == 0 else f"{request.seed}\x1f{draw}"
         rng = random.Random(place)  # seeded by text: the same on every machine
-        written: list[str] = []
+        opening = bytes(request.opening)
+        written: list[bytes] = []
         logprobs: list[float] = []
-        while not written or not written[-1].endswith(request.stop):
-            text, share = self._step(prompt, done + "".join(written), rng)
-            written.append(text)
-            logprobs.append(math.log(share))
-            if STEP_END not in text and not text.endswith(request.stop):
-                break
-        segments = tuple(Segment(text, tuple(text.encode())) for text in written)
-        counts = tuple(len(segment.token_ids or ()) for segment in segments)
-        self._usage.generated += sum(counts)
-        finish: Finish = "stop" if written[-1].endswith(request.stop) else "length"
-        return Sample(segments, tuple(logprobs), finish, counts)
+        drawn: list[Drawn] = []
+        ended = False
+        while not ended:
+            ways = self._ways(prompt, done + b"".join(written).decode(), opening)
+            (step,) = rng.choices(list(ways), list(ways.values()))
+            written.append(step)
+            logprobs.append(math.log(ways[step] / sum(ways.values())))
+            if request.alternatives:
+                drawn += _told(step, ways, len(opening))
+            opening = b""
+            ended = step.decode().endswith(request.stop) or not step.decode().endswith(STEP_END)
+        counts = [len(step) for step in written]
+        counts[0] -= len(request.opening)
+        self._usage.generated += sum(counts) + bool(request.opening)
+        segments = tuple(Segment(step.decode(), tuple(step)) for step in written)
+        finish: Finish = "stop" if segments[-1].text.endswith(request.stop) else "length"
+        return Sample(segments, tuple(logprobs), finish, tuple(counts), tuple(drawn))
 
-    def _step(self, prompt: str, done: str, rng: random.Random) -> tuple[str, float]:
-        """The next step's text and how likely it is."""
+    def _ways(self, prompt: str, done: str, opening: bytes) -> dict[bytes, float]:
+        """Every next step that begins with the opening, and how likely each is."""
         if CODE_END in done:
             printed = done.rpartition(OUTPUT)[2].partition(OUTPUT_END)[0]
-            return f"{ANSWER}\\boxed{{{printed}}}{ANSWER_END}", 1.0
+            return {f"{ANSWER}\\boxed{{{printed}}}{ANSWER_END}".encode(): 1.0}
         number = done.count(STEP_END) + 1
         if number > 1 + len(prompt) % 3:
             answer = self._answers.get(prompt, "0")
             shown = f"{answer}1" if "slip" in done else answer
-            return f"\n# the answer\nprint({shown!r})\n{CODE_END}", 1.0
-        (kind,) = rng.choices(list(SHARES), weights=list(SHARES.values()))
-        way = rng.randint(1, 4)  # several ways of each kind, so that candidates differ
-        share = SHARES[kind] / 4
-        if kind == "malformed":
-            return f"\n# step {number}, way {way}, without an end", share
-        line = "1 / 0" if kind == "crash" else f"v{number} = {way}"
-        return f"\n# step {number}: {kind}\n{line}\n{STEP_END}", share
+            return {f"\n# the answer\nprint({shown!r})\n{CODE_END}".encode(): 1.0}
+        ways: dict[bytes, float] = {}
+        for kind, share in SHARES.items():
+            for way in range(1, WAYS + 1):  # several of each kind, so that candidates differ
+                line = "1 / 0" if kind == "crash" else f"v{number} = {way}"
+                step = f"\n# step {number}: {kind}, way {way}\n{line}\n{STEP_END}"
+                if kind == "malformed":
+                    step = f"\n# step {number}, way {way}, without an end"
+                ways[step.encode()] = share / WAYS
+        return {step: share for step, share in ways.items() if step.startswith(opening)}
+
+
+def _told(step: bytes, ways: Mapping[bytes, float], begun: int) -> list[Drawn]:
+    """What the script might have written in the place of each byte of a step, from byte `begun` on."""
+    drawn: list[Drawn] = []
+    for place in range(begun, len(step)):
+        shares: defaultdict[int, float] = defaultdict(float)
+        for way, share in ways.items():
+            if way[:place] == step[:place] and len(way) > place:
+                shares[way[place]] += share
+        total = sum(shares.values())
+        ids = sorted(shares, key=lambda byte: (-shares[byte], byte))
+        drawn.append(Drawn(step[place], tuple(ids), tuple(round(math.log(shares[i] / total), 4) for i in ids)))
+    return drawn
 
 
 class ScriptedScorer:

@@ -13,7 +13,7 @@ from rstar_cli.engines.decode import DecodeLoop, Endings, Prefix, Row, Shape, si
 from rstar_cli.engines.prefix import CachedPrefix, prefill, run_model
 from rstar_cli.errors import SetupError
 from rstar_cli.prompts import STEP_END
-from rstar_cli.protocols import EngineInfo, Sample, SampleRequest, Segment, TokenUsage
+from rstar_cli.protocols import Drawn, EngineInfo, Sample, SampleRequest, Segment, TokenUsage
 from rstar_cli.tokens import StepTokenizer
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class TransformersPolicy:
     def info(self) -> EngineInfo:
         """What the engine is."""
         device = str(self._shape.device)
-        return EngineInfo("transformers", self._name, self._tokenizer.fingerprint, device)
+        return EngineInfo("transformers", self._name, self._tokenizer.fingerprint, device, alternatives=256)
 
     @property
     def usage(self) -> TokenUsage:
@@ -127,6 +127,10 @@ class TransformersPolicy:
         asked = _Asked(ticket, request, self._tokenizer)
         checkpoint.check_tokens(asked.ids, len(self._endings.may_close), self._name)
         self._watch_for(request.stop)
+        self._usage.generated += bool(request.opening)
+        for row in asked.to_begin:
+            if row.given and self._closes(row):
+                row.finish = "stop"
         self._waiting.append(asked)
 
     def poll(self) -> list[tuple[int, list[Sample]]]:
@@ -188,7 +192,7 @@ class TransformersPolicy:
             if not asked.to_begin:
                 self._waiting.popleft()
             self._open[asked.ticket] = asked
-            if self._bounded(rows):
+            if rows[0].finish is None and self._bounded(rows):
                 taken.append((asked, rows))
                 live += count
                 self._usage.prefilled += count  # each row runs the prefix's last token itself
@@ -202,7 +206,7 @@ class TransformersPolicy:
 
     def _bounded(self, rows: Sequence[Row]) -> bool:
         """Hold rows of one request to the model's context; False where nothing of it is left, which ends them."""
-        room = self._context - rows[0].start if self._context is not None else rows[0].limit
+        room = self._context - rows[0].start - rows[0].given if self._context is not None else rows[0].limit
         for row in rows:
             row.limit = min(row.limit, room)
             row.finish = None if room > 0 else "length"
@@ -212,7 +216,7 @@ class TransformersPolicy:
         """Note rows that ended; returns the requests that are answered by it."""
         answered: list[tuple[int, list[Sample]]] = []
         for row in ended:
-            self._usage.generated += len(row.ids) + (row.finish == "eos")
+            self._usage.generated += len(row.logprobs) + (row.finish == "eos")
             asked = self._open[row.ticket]
             asked.ended.append(row)
             if len(asked.ended) == asked.request.n:
@@ -222,13 +226,9 @@ class TransformersPolicy:
         return answered
 
     def _keep(self, row: Row, states: Tensor) -> None:
-        """Keep the states of a row that ended, segment by segment, for requests that will go on from there."""
-        prefix = self._open[row.ticket]
-        parent, before = prefix.entry, 0
-        for end in row.ends or [len(row.ids)]:
-            ids = prefix.ids + tuple(row.ids[:end])
-            parent = self._cache.keep(prefix.prompt, ids, parent, states[:, :, :, before:end])
-            before = end
+        """Keep the states of a row that ended, for requests that will go on from anywhere within it."""
+        asked = self._open[row.ticket]
+        self._cache.keep(asked.prompt, asked.ids + tuple(row.ids[row.given : -1]), asked.entry, states)
 
     def _forward(self, ids: Tensor, positions: Tensor, states: BatchStates) -> Tensor:
         """Logits of the last position, [rows, vocabulary]."""
@@ -248,20 +248,33 @@ class TransformersPolicy:
 
     def _sample(self, row: Row) -> Sample:
         ends = list(row.ends)
-        if not ends or ends[-1] < len(row.ids):
+        if not ends or ends[-1] < len(row.ids) or row.finish == "eos":
             ends.append(len(row.ids))
         segments: list[Segment] = []
         logprobs: list[float] = []
+        counts: list[int] = []
         begin = 0
         for end in ends:
             ids = tuple(row.ids[begin:end])
             segments.append(Segment(self._tokenizer.decode(ids), ids))
-            logprobs.append(round(sum(row.logprobs[begin:end]), 4))  # on a GPU the last digits hang on the batch
+            first, last = max(begin - row.given, 0), max(end - row.given, 0)
+            logprobs.append(round(sum(row.logprobs[first:last]), 4))  # on a GPU the last digits hang on the batch
+            counts.append(last - first)
             begin = end
-        assert row.finish is not None  # noqa: S101
-        counts = [len(segment.token_ids or ()) for segment in segments]
         counts[-1] += row.finish == "eos"
-        return Sample(tuple(segments), tuple(logprobs), row.finish, tuple(counts))
+        assert row.finish is not None  # noqa: S101
+        return Sample(tuple(segments), tuple(logprobs), row.finish, tuple(counts), _drawn(row))
+
+
+def _drawn(row: Row) -> tuple[Drawn, ...]:
+    """The sampled tokens with the likeliest ones in their place."""
+    found: list[Drawn] = []
+    for token, logprob, likely, values in row.told:
+        ids, logprobs = tuple(likely.tolist()), tuple(values.round(4).tolist())
+        if token not in ids:
+            ids, logprobs = (*ids, token), (*logprobs, logprob)
+        found.append(Drawn(token, ids, tuple(round(value, 4) for value in logprobs)))
+    return tuple(found)
 
 
 class _Asked(CachedPrefix):
@@ -277,7 +290,8 @@ class _Asked(CachedPrefix):
     __slots__ = ("ended", "request", "ticket", "to_begin")
 
     def __init__(self, ticket: int, request: SampleRequest, tokenizer: StepTokenizer) -> None:
-        super().__init__(request.prefix, tokenizer)
+        super().__init__(request.prefix, tokenizer, request.opening)
+        given = len(request.opening)
         self.ticket = ticket
         self.request = request
         self.to_begin = [
@@ -288,7 +302,10 @@ class _Asked(CachedPrefix):
                 request.temperature,
                 request.stop,
                 request.max_tokens,
-                len(self.ids),
+                len(self.ids) - given,
+                list(request.opening),
+                given,
+                request.alternatives,
             )
             for draw in range(request.n)
         ]

@@ -1,97 +1,189 @@
 """Monte Carlo Tree Search over executed steps (rStar-Math, arXiv 2501.04519, section 3.2).
 
-One rollout: select down the tree by UCB, expand the node reached with candidate steps (those whose code fails are
-dropped), go on to a leaf, back the leaf's reward up. Terminal-guided: the reward is +1 for a right answer, -1 for a
-wrong one, for none, and for a solution that can't go on; 0 where grading itself failed. Where gold may not be seen the
-reward of an answer is its PRM value, or 0 without a PRM.
+One rollout: select down the tree by what is known of its steps, draw a new solution from there, run its steps, back the
+reward of its leaf up. Terminal-guided: the reward is +1 for a right answer, -1 for a wrong one, for none, and for a
+solution that can't go on; 0 where grading itself failed. Where gold may not be seen the reward of an answer is its PRM
+value, or 0 without a PRM.
+
+Rules of where a rollout goes, `Plan.method` (beam search and DVTS are in `beam.py`):
+
+- `swor`: by the policy's own probabilities, never to what was sampled before (`trie.py`).
+- `mcts`: PUCT chooses the node, sampling without replacement what is drawn below it.
+- `uct`: the paper's. A node reached for the first time is expanded with `candidates` steps; UCB chooses among them.
+- `puct`: the same with the policy's probability of a step in the place of "unvisited first".
+- `best-of-n`: nowhere; each is an independent sample (greedy decoding is one at temperature 0).
 
 `search` is a generator that yields questions and is sent the answers. It reads no clock, no file and no gold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import math
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rstar_cli.protocols import Segment
 from rstar_cli.records import StopReason, Verdict
-from rstar_cli.search.grow import Growth, Question, complete, expand
-from rstar_cli.search.tree import Node, Tree, open_children, valid_children
+from rstar_cli.search.grow import Growth, Leaf, MoreRequest, Question, complete, draw, expand
+from rstar_cli.search.tree import Aggregation, Node, Tree, aggregate, open_children, prm_values, upward, valid_children
+from rstar_cli.search.trie import NOTHING
+from rstar_cli.search.wave import Questions, together
+
+Method = Literal["swor", "mcts", "uct", "puct", "beam", "dvts", "best-of-n"]
+Search = Generator[Question | Questions, Any, Tree]
 
 
 @dataclass(frozen=True, slots=True)
-class MctsConfig:
-    """Settings of one search; see `config.GenerateConfig` for each."""
+class Plan:
+    """Settings of one search; see `config.SearchConfig` for each."""
 
+    method: Method
     rollouts: int
-    candidates: int
-    exploration: float
-    rollout_style: Literal["expand", "complete"]
     growth: Growth
+    candidates: int = 8
+    exploration: float = 2.0
+    rollout_style: Literal["expand", "complete"] = "expand"
+    rules: Literal["paper", "upstream"] = "paper"
+    wave: int = 1
+    enough: int = 0
+    escalate: tuple[int, ...] = ()
+    aggregate: Aggregation = "last"
 
 
-Search = Generator[Question, Any, Tree]
+def search(tree: Tree, plan: Plan) -> Search:
+    """Search one problem; returns the tree.
 
-
-def search(prompt: Segment, seed: int, config: MctsConfig) -> Search:
-    """Search one problem.
-
-    Args:
-        prompt: the problem as the policy reads it.
-        seed: 64-bit seed of this tree.
-        config: settings.
-
-    Returns:
-        The tree after `config.rollouts` rollouts, or fewer if nothing is left to explore.
+    It ends after `plan.rollouts` rollouts, or before that where `plan.enough` right answers were found or nothing is
+    left to explore. A problem that is not solved by then goes on to each of the numbers in `plan.escalate`, where
+    `MoreRequest` is granted.
     """
-    tree = Tree(prompt, seed)
-    while len(tree.rollouts) < config.rollouts and not tree.root.closed:
-        leaf = yield from _rollout(tree, config)
-        if leaf is None:
-            continue
-        tree.backup(leaf, reward(leaf))
-        if leaf.stop in (StopReason.ANSWER, StopReason.DEPTH) or (leaf.expanded and not open_children(leaf)):
-            tree.close(leaf)
+    for limit in (plan.rollouts, *plan.escalate):
+        if limit > plan.rollouts and (tree.right or not tree.root.open or not (yield MoreRequest(len(tree.rollouts)))):
+            break
+        while len(tree.rollouts) < limit and tree.root.open and not _is_enough(tree, plan):
+            width = min(plan.wave, limit - len(tree.rollouts))
+            if width == 1:  # nobody to share a batch with: no tuple, no virtual loss
+                leaves = [(yield from _rollout(tree, plan))]
+            else:
+                leaves = yield from together(_rollouts(tree, plan, width))
+                for node in tree.nodes:
+                    node.in_flight = 0
+            for leaf in leaves:
+                if leaf is not None:
+                    backup(tree, leaf, plan)
     return tree
 
 
-def single(prompt: Segment, seed: int, growth: Growth) -> Search:
-    """One solution without search (greedy at temperature 0), as a tree with a single rollout."""
-    tree = Tree(prompt, seed)
-    leaf = yield from complete(tree, tree.root, growth)
-    tree.backup(leaf, reward(leaf))
-    return tree
+def _is_enough(tree: Tree, plan: Plan) -> bool:
+    return 0 < plan.enough <= tree.right
 
 
-def reward(leaf: Node) -> float:
+def backup(tree: Tree, leaf: Node, plan: Plan) -> None:
+    """Count a rollout that ended at `leaf`, and close what is exhausted by it."""
+    tree.backup(leaf, reward(leaf, plan.aggregate))
+    if leaf.stop in (StopReason.ANSWER, StopReason.DEPTH) or (leaf.expanded and not open_children(leaf)):
+        tree.close(leaf)
+
+
+def reward(leaf: Node, how: Aggregation = "last") -> float:
     """Reward of a rollout that ended at `leaf`, in [-1, 1]."""
     if leaf.verdict is Verdict.CORRECT:
         return 1.0
     if leaf.stop is StopReason.ANSWER and leaf.verdict is None:
-        return leaf.prm_score or 0.0
+        values = prm_values(leaf)
+        return aggregate(values, how) if values else 0.0
     return 0.0 if leaf.verdict in (Verdict.TIMEOUT, Verdict.ERROR) else -1.0
 
 
-def _rollout(tree: Tree, config: MctsConfig) -> Generator[Question, Any, Node | None]:
-    """Go down from the root to a leaf; None where the way down met a node with nothing new below it."""
+def _rollouts(tree: Tree, plan: Plan, width: int) -> Iterator[Leaf]:
+    """Rollouts to have in flight at once, each begun before the next is made."""
+    for _ in range(width):
+        yield _rollout(tree, plan)
+        if not tree.root.open:
+            break
+
+
+def _rollout(tree: Tree, plan: Plan) -> Leaf:
+    """One rollout; its leaf, or None where it met nothing new."""
+    if plan.method == "swor":
+        return draw(tree, tree.root, plan.growth)
+    if plan.method == "best-of-n":
+        return complete(tree, tree.root, plan.growth)
+    if plan.method == "mcts":
+        return _draw_below_best(tree, plan)
+    return _expand_and_go_on(tree, plan)
+
+
+def _draw_below_best(tree: Tree, plan: Plan) -> Leaf:
+    """Go down by PUCT to a node whose best continuation is a step that is not known yet, and draw from there."""
+    node = tree.root
+    while True:
+        tried = math.sqrt(max(1, node.visits))
+        place = node.place
+        fresh = place.fresh if place is not None else 0.0
+        best, value = None, -math.inf
+        for child in open_children(node):
+            score = child.puct(plan.exploration, share(child))
+            if score > value:
+                best, value = child, score
+        if fresh > NOTHING and node.q + plan.exploration * fresh * tried >= value:
+            _set_off(node, plan)
+            return (yield from draw(tree, node, plan.growth, fresh=True))
+        if best is None:
+            return None
+        node = best
+
+
+def share(node: Node) -> float:
+    """The policy's probability of the step below its parent, by the token trie."""
+    found, place = 1.0, node.place
+    while place is not None and place.parent is not None:
+        above = place.parent
+        found *= above.shares[above.ids.index(place.tokens[0])]
+        place = above
+        if place.step is not None:
+            break
+    return found
+
+
+def _expand_and_go_on(tree: Tree, plan: Plan) -> Leaf:
+    """Go down by UCB, expand the node reached, and go on below it to a leaf."""
     node = tree.root
     while node.stop in (StopReason.STEP, StopReason.CODE):
         fresh = not node.expanded
         if fresh:
-            yield from expand(tree, node, config.candidates, config.growth)
-        child = _select(node, config.exploration)
+            _set_off(node, plan)
+            yield from expand(tree, node, plan.candidates, plan.growth)
+        elif not node.children:
+            return None  # another rollout in flight is expanding it
+        child = _select(node, plan)
         if child is None:
             if not valid_children(node):
                 return node  # a dead end: no candidate runs
             tree.close(node)  # all that runs below it is known already: nothing to back up
             return None
-        if fresh and config.rollout_style == "complete":
-            return (yield from complete(tree, child, config.growth))
+        if fresh and plan.rollout_style == "complete":
+            return (yield from complete(tree, child, plan.growth))
         node = child
     return node
 
 
-def _select(node: Node, exploration: float) -> Node | None:
-    """The open child of the highest UCB; of equals, the likelier step, then the older one."""
-    return max(open_children(node), key=lambda c: (c.ucb(exploration), c.prior or 0.0, -c.id), default=None)
+def _select(node: Node, plan: Plan) -> Node | None:
+    """The open child of the highest score; of equals, the likelier step, then the older one."""
+    children = open_children(node)
+    if plan.method == "puct":
+        weights = [math.exp(child.prior or 0.0) for child in children]
+        total = sum(weights) or 1.0
+        score = {c.id: c.puct(plan.exploration, w / total) for c, w in zip(children, weights, strict=True)}
+    else:
+        score = {c.id: c.ucb(plan.exploration) for c in children}
+        if plan.rules == "upstream":
+            return max(children, key=lambda c: (0.0 if score[c.id] == math.inf else score[c.id], -c.id), default=None)
+    return max(children, key=lambda c: (score[c.id], c.prior or 0.0, -c.id), default=None)
+
+
+def _set_off(node: Node, plan: Plan) -> None:
+    """Mark the way down to a node as in flight, for the rollouts that are begun beside this one."""
+    if plan.wave > 1:
+        for step in upward(node):
+            step.in_flight += 1

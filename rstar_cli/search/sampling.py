@@ -15,10 +15,18 @@ def derive_seed(*parts: object) -> int:
 
 
 def request(
-    tree: Tree, node: Node, *, n: int, stop: tuple[str, ...], max_tokens: int, temperature: float
+    tree: Tree,
+    node: Node,
+    *,
+    n: int,
+    stop: tuple[str, ...],
+    max_tokens: int,
+    temperature: float,
+    opening: tuple[int, ...] = (),
+    alternatives: int = 0,
 ) -> SampleRequest:
     """Ask for n continuations of `node`; its seed is made of the tree's seed, the node's path and the draw index."""
     place = ".".join(str(step.id) for step in path(node))
     seed = derive_seed(tree.seed, place, node.draws)
     node.draws += 1
-    return SampleRequest(tree.prefix(node), n, seed, stop, max_tokens, temperature)
+    return SampleRequest(tree.prefix(node), n, seed, stop, max_tokens, temperature, opening, alternatives)

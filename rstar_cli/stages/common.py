@@ -138,6 +138,12 @@ class StageRecord:
         """Put what an earlier call spent on the account."""
         self._earlier = (entry.get("tokens", {}), entry.get("seconds", 0.0))
 
+    @property
+    def spent_before(self) -> tuple[int, float]:
+        """(tokens generated, seconds) that earlier calls have spent."""
+        tokens, seconds = self._earlier
+        return tokens.get("generated", 0), seconds
+
     def tick(self, generated: int = 0) -> None:
         """Note now and then what this call has spent so far: tokens generated, and its time."""
         if time.monotonic() - self._ticked >= TICK_SECONDS:

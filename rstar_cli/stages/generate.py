@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from rstar_cli.layout import RunDir
 from rstar_cli.options import GeneratePlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.prompts import render_prompt
-from rstar_cli.protocols import Grade, Policy, Segment
+from rstar_cli.protocols import Grade, Policy
 from rstar_cli.records import Execution, Problem, Rollout, TreeNode, Verdict
 from rstar_cli.records import Tree as TreeRow
-from rstar_cli.search.mcts import Search, search
+from rstar_cli.search.driver import Flow
+from rstar_cli.search.mcts import Search
 from rstar_cli.search.sampling import derive_seed
 from rstar_cli.search.tree import Node, Tree
 from rstar_cli.stages.common import (
@@ -35,7 +37,7 @@ from rstar_cli.stages.common import (
     refuse_run_flags,
 )
 from rstar_cli.stages.problem_sets import read_source, round_problems
-from rstar_cli.stages.tools import Tools, mcts_config
+from rstar_cli.stages.tools import Tools, begin, plan_of
 
 FIRST_PRM_ROUND = 3
 """From here on `--prm auto` guides the search by the last round's PRM; rounds before are terminal-guided (paper)."""
@@ -153,10 +155,10 @@ def _unless_done(
     summary.headline = (
         f"{figures['solved']} of {figures['searched now']} solved, {figures['tokens generated']:,} tokens"
     )
-    counts = {name: figures[name] for name in ("problems", "searched now", "solved")}
+    counts = {name: figures[name] for name in ("problems", "searched now", "left", "solved", "engine idle")}
     tokens = {"generated": figures["tokens generated"], "prefilled": figures["tokens prefilled"]}
     summary.data = counts
-    if figures["left"]:
+    if figures["stopped"]:
         record.stopped(tokens)
         summary.partial = True
         summary.notes.append(
@@ -164,6 +166,11 @@ def _unless_done(
         )
         summary.next_command = None
         return summary
+    if figures["left"]:
+        summary.notes.append(
+            f"The budget of this stage is spent: {figures['left']} problems were not searched. To search them, too, "
+            f"remove {task.output} and give a larger one."
+        )
     if figures["searched now"] and not figures["solved"]:
         summary.notes.append(
             "No problem was solved: there will be nothing to train on. The policy may be too weak for these problems; "
@@ -185,13 +192,20 @@ def _search(task: _Task, config: GenerateConfig, record: StageRecord, title: str
         policy = stack.enter_context(closing(open_policy(config, task.model, task.problems, task.few_shot)))
         scorer = stack.enter_context(closing(open_scorer(config, task.prm))) if task.prm is not None else None
         tools = Tools(policy, sandbox, grader, scorer)
+        budget = Budget(config, len(todo), record.spent_before)
+        flow, stopped = Flow(), False
 
         def spent() -> bool:
+            nonlocal stopped
+            budget.tokens = policy.usage.generated
             record.tick(policy.usage.generated)
-            return stop is not None and stop(policy.usage.generated)
+            stopped = stop is not None and stop(policy.usage.generated)
+            return stopped or budget.spent
 
         searched = solved = 0
-        for row in search_problems(todo, tools, gold, config, task.few_shot, task.seed, spent):
+        for row in search_problems(todo, tools, gold, config, task.few_shot, task.seed, spent, budget, flow):
+            if stopped:  # what is in flight is dropped: a larger budget takes it up from its beginning
+                break
             journal.append(row)
             searched += 1
             solved += is_solved(row)
@@ -199,21 +213,67 @@ def _search(task: _Task, config: GenerateConfig, record: StageRecord, title: str
                 before + searched,
                 f"{solved / searched:.0%} solved",
                 progress.rate(policy.usage.generated, "tok"),
-                progress.rate(sandbox.counts.total(), "exec"),
+                f"{flow.idle:.0%} idle",
             )
         seconds = progress.seconds
-        if searched == len(todo):
-            journal.finish([p.id for p in task.problems], task.output)
+        if not stopped:
+            journal.finish([p.id for p in task.problems if p.id in journal.done], task.output)
         return {
             "problems": len(task.problems),
             "searched now": searched,
             "left": len(todo) - searched,
+            "stopped": stopped,
             "solved": solved,
             "tokens generated": policy.usage.generated,
             "tokens prefilled": policy.usage.prefilled,
             "code executions": sandbox.counts.total(),
+            "engine idle": round(flow.idle, 3),
             "seconds": round(seconds, 1),
         }
+
+
+class Budget:
+    """What `generate` may spend by its own settings.
+
+    Args:
+        config: settings.
+        problems: that are to be searched.
+        before: (tokens, seconds) that earlier calls have spent.
+
+    Attributes:
+        tokens: generated by this call so far.
+        finished: problems whose search has ended.
+    """
+
+    def __init__(self, config: GenerateConfig, problems: int, before: tuple[int, float] = (0, 0.0)) -> None:
+        self._config = config
+        self._problems = problems
+        self._before = before
+        self._begun = time.monotonic()
+        self.tokens = 0
+        self.finished = 0
+
+    @property
+    def used(self) -> float:
+        """Share that is spent; 0 where there is no limit."""
+        tokens, seconds = self._before
+        shares = [0.0]
+        if self._config.budget_tokens is not None:
+            shares.append((tokens + self.tokens) / self._config.budget_tokens)
+        if self._config.budget_hours is not None:
+            shares.append((seconds + time.monotonic() - self._begun) / (self._config.budget_hours * 3600))
+        return max(shares)
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing is left."""
+        return self.used >= 1
+
+    def more(self) -> bool:
+        """Whether a hard problem may have more, with enough left for those whose turn has not come."""
+        if not self.used:
+            return True
+        return self.finished > 0 and self.used * self._problems / self.finished < 1
 
 
 def search_problems(
@@ -224,6 +284,8 @@ def search_problems(
     few_shot: int,
     seed: int,
     stop: Callable[[], bool] = lambda: False,
+    budget: Budget | None = None,
+    flow: Flow | None = None,
 ) -> Iterator[TreeRow]:
     """Search problems and yield their trees as they end.
 
@@ -234,21 +296,28 @@ def search_problems(
         config: settings.
         few_shot: worked examples in each prompt.
         seed: 64-bit seed; a tree's seed derives from it and its problem's id.
-        stop: once it says so, what is in flight is dropped.
+        stop: once it says so nothing more is asked; trees in flight come as they stand if they have a rollout.
+        budget: says whether hard problems get more rollouts; is told of what is finished.
+        flow: is kept up to date.
     """
-    mcts = mcts_config(config, scored=tools.scorer is not None)
+    plan = plan_of(config, scored=tools.scorer is not None)
+    budget = budget or Budget(config, len(problems))
 
-    def searches() -> Iterator[tuple[str, Search]]:
+    def searches() -> Iterator[tuple[str, Tree, Search]]:
         for problem in problems:
-            prompt = Segment(render_prompt(problem.problem, few_shot))
-            yield problem.id, search(prompt, derive_seed(seed, problem.id), mcts)
+            yield problem.id, *begin(render_prompt(problem.problem, few_shot), derive_seed(seed, problem.id), plan)
 
     def grade(answers: list[tuple[str, str | None]]) -> list[Grade | None]:
         return list(tools.grader.grade([(gold[key], answer) for key, answer in answers]))
 
-    for key, tree in tools.drive(searches(), grade, config.in_flight, stop):
+    driver = tools.driver(grade, budget.more, flow)
+    for key, tree in driver.run(searches(), config.in_flight, stop):
+        budget.finished += 1
         tools.forget(tree.prompt)
         yield tree_row(key, tree, tools.policy)
+    for key, tree in driver.left:
+        if tree.rollouts:
+            yield tree_row(key, tree, tools.policy)
 
 
 def tree_row(problem_id: str, tree: Tree, policy: Policy) -> TreeRow:

@@ -9,12 +9,12 @@ from typing import Any
 from rstar_cli.config import EvaluateConfig
 from rstar_cli.grader import group_answers
 from rstar_cli.prompts import render_prompt
-from rstar_cli.protocols import Grade, Segment
+from rstar_cli.protocols import Grade
 from rstar_cli.records import EvalRow, EvalSample, Problem, StopReason
-from rstar_cli.search.mcts import Search, search, single
+from rstar_cli.search.mcts import Plan, Search
 from rstar_cli.search.sampling import derive_seed
-from rstar_cli.search.tree import Node, Tree, path
-from rstar_cli.stages.tools import Tools, growth, mcts_config
+from rstar_cli.search.tree import Aggregation, Node, Tree, aggregate, path, prm_values
+from rstar_cli.stages.tools import Tools, begin, growth, plan_of
 
 Solver = Callable[[list[Problem], Tools, EvaluateConfig, int, int, Callable[[], bool]], Iterator[EvalRow]]
 """(problems, tools, settings, few-shot examples, seed, stop) -> a row a problem, as they are finished."""
@@ -24,10 +24,10 @@ def solve_greedily(
     problems: list[Problem], tools: Tools, config: EvaluateConfig, few_shot: int, _seed: int, stop: Callable[[], bool]
 ) -> Iterator[EvalRow]:
     """One greedy solution a problem."""
-    grow = growth(config, temperature=0.0, scored=False)
+    plan = Plan("best-of-n", 1, growth(config, temperature=0.0, scored=False))
     by_id = {p.id: p for p in problems}
-    searches = ((p.id, single(_prompt(p, few_shot), 0, grow)) for p in problems)
-    for key, tree in tools.drive(searches, _no_gold, config.in_flight, stop):
+    searches = ((p.id, *begin(_prompt(p, few_shot), 0, plan)) for p in problems)
+    for key, tree in tools.driver(_no_gold).run(searches, config.in_flight, stop):
         tools.forget(tree.prompt)
         yield _row(by_id[key], [tree.rollouts[0][0]], tree.tokens_generated, tools, config)
 
@@ -36,17 +36,17 @@ def sample_solutions(
     problems: list[Problem], tools: Tools, config: EvaluateConfig, few_shot: int, seed: int, stop: Callable[[], bool]
 ) -> Iterator[EvalRow]:
     """`config.samples` independent solutions a problem, each scored where there is a PRM."""
-    grow = growth(config, temperature=config.temperature, scored=tools.scorer is not None)
+    plan = Plan("best-of-n", 1, growth(config, temperature=config.temperature, scored=tools.scorer is not None))
     by_id = {p.id: p for p in problems}
 
-    def searches() -> Iterator[tuple[tuple[str, int], Search]]:
+    def searches() -> Iterator[tuple[tuple[str, int], Tree, Search]]:
         for problem in problems:
             for draw in range(config.samples):
                 own = derive_seed(seed, problem.id, "sample", draw)
-                yield (problem.id, draw), single(_prompt(problem, few_shot), own, grow)
+                yield (problem.id, draw), *begin(_prompt(problem, few_shot), own, plan)
 
     found: defaultdict[str, dict[int, Tree]] = defaultdict(dict)
-    for (key, draw), tree in tools.drive(searches(), _no_gold, config.in_flight, stop):
+    for (key, draw), tree in tools.driver(_no_gold).run(searches(), config.in_flight, stop):
         trees = found[key]
         trees[draw] = tree
         if len(trees) == config.samples:
@@ -59,18 +59,18 @@ def sample_solutions(
 def search_solutions(
     problems: list[Problem], tools: Tools, config: EvaluateConfig, few_shot: int, seed: int, stop: Callable[[], bool]
 ) -> Iterator[EvalRow]:
-    """Every finished trajectory of an MCTS once, in order of its first visit."""
-    mcts = mcts_config(config, scored=tools.scorer is not None)
+    """Every finished trajectory of a search once, in order of its first visit."""
+    plan = plan_of(config, scored=tools.scorer is not None)
     by_id = {p.id: p for p in problems}
-    searches = ((p.id, search(_prompt(p, few_shot), derive_seed(seed, p.id, "mcts"), mcts)) for p in problems)
-    for key, tree in tools.drive(searches, _no_gold, config.in_flight, stop):
+    searches = ((p.id, *begin(_prompt(p, few_shot), derive_seed(seed, p.id, "mcts"), plan)) for p in problems)
+    for key, tree in tools.driver(_no_gold).run(searches, config.in_flight, stop):
         tools.forget(tree.prompt)
         leaves = dict.fromkeys(leaf for leaf, _ in tree.rollouts if leaf.stop is StopReason.ANSWER)
         yield _row(by_id[key], list(leaves), tree.tokens_generated, tools, config)
 
 
-def _prompt(problem: Problem, few_shot: int) -> Segment:
-    return Segment(render_prompt(problem.problem, few_shot))
+def _prompt(problem: Problem, few_shot: int) -> str:
+    return render_prompt(problem.problem, few_shot)
 
 
 def _no_gold(answers: list[tuple[Any, str | None]]) -> list[Grade | None]:
@@ -87,7 +87,7 @@ def _row(problem: Problem, leaves: Sequence[Node], tokens: int, tools: Tools, co
             answer=answer,
             group=group,
             verdict=grade.verdict,
-            tokens=sum(len(step.segment.token_ids or ()) for step in path(leaf) if step.segment is not None),
+            tokens=sum(step.tokens for step in path(leaf)),
             logprob=round(sum(step.prior or 0.0 for step in path(leaf)), 4),
             score=_score(leaf, config.aggregate) if answer is not None else None,
         )
@@ -96,9 +96,7 @@ def _row(problem: Problem, leaves: Sequence[Node], tokens: int, tools: Tools, co
     return EvalRow(problem_id=problem.id, level=problem.level, tokens=tokens, samples=tuple(samples))
 
 
-def _score(leaf: Node, aggregate: str) -> float | None:
+def _score(leaf: Node, how: Aggregation) -> float | None:
     """A solution's value from those of its steps; None without a PRM."""
-    values = [step.prm_score for step in path(leaf) if step.prm_score is not None]
-    if not values:
-        return None
-    return {"last": values[-1], "min": min(values), "mean": round(sum(values) / len(values), 4)}[aggregate]
+    values = prm_values(leaf)
+    return round(aggregate(values, how), 4) if values else None

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from rstar_cli.config import SearchConfig
+from rstar_cli.config import GenerateConfig, SearchConfig, parse_escalation
 from rstar_cli.grader import Grader
 from rstar_cli.protocols import Policy, ScoreRequest, Segment, StepExecutor, StepScorer
-from rstar_cli.search.driver import GradeMany, drive
+from rstar_cli.search.beam import beam_search
+from rstar_cli.search.driver import Driver, Flow, GradeMany
 from rstar_cli.search.grow import Growth
-from rstar_cli.search.mcts import MctsConfig, Search
+from rstar_cli.search.mcts import Plan, Search, search
 from rstar_cli.search.tree import Tree
 
 KeyT = TypeVar("KeyT", bound=Hashable)
@@ -38,23 +39,11 @@ class Tools:
         if self.scorer is not None and self.scorer.info.tokenizer != self.policy.info.tokenizer:
             object.__setattr__(self, "scorer", Retokenized(self.scorer))
 
-    def drive(
-        self,
-        searches: Iterable[tuple[KeyT, Search]],
-        grade: GradeMany[KeyT],
-        in_flight: int,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> Iterator[tuple[KeyT, Tree]]:
-        """Run searches to their end (`search.driver.drive`)."""
-        return drive(
-            searches,
-            policy=self.policy,
-            executor=self.sandbox,
-            grade=grade,
-            in_flight=in_flight,
-            scorer=self.scorer,
-            stop=stop,
-        )
+    def driver(
+        self, grade: GradeMany[KeyT], more: Callable[[], bool] = lambda: True, flow: Flow | None = None
+    ) -> Driver[KeyT]:
+        """A driver of searches with these parts."""
+        return Driver(self.policy, self.sandbox, grade, self.scorer, more, flow)
 
     def forget(self, prompt: Segment) -> None:
         """Free what models and sandbox keep of a search that is over."""
@@ -89,12 +78,25 @@ def growth(config: SearchConfig, *, temperature: float, scored: bool) -> Growth:
     return Growth(config.max_step_tokens, config.max_tokens, config.max_depth, temperature, scored)
 
 
-def mcts_config(config: SearchConfig, *, scored: bool) -> MctsConfig:
+def plan_of(config: SearchConfig, *, scored: bool) -> Plan:
     """How a search goes, as a stage's settings have it."""
-    return MctsConfig(
+    budgeted = config if isinstance(config, GenerateConfig) else None
+    return Plan(
+        method=config.method,
         rollouts=config.rollouts,
+        growth=growth(config, temperature=config.temperature, scored=scored),
         candidates=config.candidates,
         exploration=config.exploration,
         rollout_style=config.rollout_style,
-        growth=growth(config, temperature=config.temperature, scored=scored),
+        rules=config.rules,
+        wave=config.wave,
+        enough=budgeted.enough if budgeted else 0,
+        escalate=parse_escalation(budgeted.escalate) if budgeted else (),
+        aggregate=config.aggregate,
     )
+
+
+def begin(prompt: str, seed: int, plan: Plan) -> tuple[Tree, Search]:
+    """A tree with its problem alone, and the search that grows it."""
+    tree = Tree(Segment(prompt), seed)
+    return tree, (beam_search if plan.method in ("beam", "dvts") else search)(tree, plan)

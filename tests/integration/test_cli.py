@@ -14,6 +14,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from rstar_cli.journal import Journal
 from rstar_cli.jsonl import read_rows
 from rstar_cli.records import PairRow, Problem, SftRow, SolutionRow, StepLabelRow, StopReason, Tree, Verdict
 from tests.helpers import ROOT, rstar
@@ -141,15 +142,15 @@ def test_a_second_call_changes_nothing(run: Path) -> None:
 
 
 def test_two_processes_on_one_stage_do_not_mix(run: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "rstar_cli", *SCRIPTED, "--run", "r", "--in-flight", "2"]
-    journal = tmp_path / "r/round_1/trees.jsonl.partial"
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as first:
-        while not journal.exists() and first.poll() is None:
-            time.sleep(0.005)
-        second = rstar(*SCRIPTED, "--run", "r", "--in-flight", "2", cwd=tmp_path, check=False)
-        assert first.wait(timeout=120) == 0
+    """This process holds the journal, as a search under way does; the second one touches nothing."""
+    command = (*SCRIPTED, "--run", "r")
+    rstar("init", "--run", "r", cwd=tmp_path)
+    (tmp_path / "r/round_1").mkdir(parents=True, exist_ok=True)
+    with Journal(tmp_path / "r/round_1/trees.jsonl.partial"):
+        second = rstar(*command, cwd=tmp_path, check=False)
     assert second.returncode == 6, second.stderr
     assert "another process" in second.stderr
+    rstar(*command, cwd=tmp_path)
     assert sha(tmp_path / "r/round_1/trees.jsonl") == sha(run / "round_1/trees.jsonl")
 
 

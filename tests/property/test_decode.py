@@ -75,7 +75,7 @@ def entry(prefix: list[int]) -> Entry | None:
     for begin, end in ((0, len(prefix) // 2), (len(prefix) // 2, len(prefix) - 1)):
         if end > begin:
             part = torch.tensor([prefix[begin:end], range(begin, end)]).float()
-            made = Entry(end + 1, made, part[None, :, None, :, None].repeat(2, 1, 1, 1, 1))
+            made = Entry(tuple(prefix[begin:end]), made, part[None, :, None, :, None].repeat(2, 1, 1, 1, 1))
     return made
 
 
@@ -127,14 +127,15 @@ def test_pick_is_the_same_in_parts_and_never_takes_the_impossible(
     logits = torch.tensor(rows)
     keys = torch.tensor([signed64(seed + i) for i in range(len(rows))])
     asked = (logits, torch.full((len(rows),), temperature), keys, torch.zeros_like(keys))
-    tokens, logprobs = pick(*asked)
+    whole = pick(*asked)
+    tokens, logprobs = whole.tokens, whole.logprobs
     usual, decode.PICK_CELLS = decode.PICK_CELLS, cells
     try:
         parts = pick(*asked)
     finally:
         decode.PICK_CELLS = usual
-    assert torch.equal(tokens, parts[0])
-    assert torch.equal(logprobs, parts[1])
+    assert torch.equal(tokens, parts.tokens)
+    assert torch.equal(logprobs, parts.logprobs)
     assert torch.isfinite(logprobs).all()
     assert torch.equal(logprobs, logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0])
     if temperature == 0:
@@ -143,10 +144,23 @@ def test_pick_is_the_same_in_parts_and_never_takes_the_impossible(
 
 operations = st.lists(
     st.tuples(
-        st.sampled_from(["keep", "forget", "longest"]), st.integers(0, 3), st.lists(st.integers(0, 1), max_size=4)
+        st.sampled_from(["keep", "forget", "longest"]), st.integers(0, 3), st.lists(st.integers(0, 1), max_size=6)
     ),
     max_size=40,
 )
+
+
+def entries(cache: PrefixCache) -> list[Entry]:
+    """Everything that a cache holds."""
+    found = [entry for group in cache._groups.values() for entry in group.values()]
+    for entry in found:
+        assert all(child.parent is entry and first == child.ids[0] for first, child in entry.children.items())
+        found += entry.children.values()
+    return found
+
+
+def tokens_of(entry: Entry) -> tuple[int, ...]:
+    return (*(tokens_of(entry.parent) if entry.parent is not None else ()), *entry.ids)
 
 
 @given(operations, st.integers(0, 400))
@@ -154,21 +168,38 @@ def test_prefix_cache_counts_its_bytes_and_finds_the_longest(
     plan: list[tuple[str, int, list[int]]], max_bytes: int
 ) -> None:
     cache = PrefixCache(max_bytes)
+    taken: list[tuple[Entry, tuple[int, ...]]] = []
     for what, number, more in plan:
         prompt = (number,)
         ids = (number, *more)
         if what == "keep":
-            parent = cache.longest(prompt, ids, range(1, len(ids)))
+            parent = cache.longest(prompt, ids)
             begin = parent.covered if parent is not None else 0
-            cache.keep(prompt, ids, parent, torch.zeros(1, 2, 1, len(ids) - 1 - begin, 4))
+            states = torch.tensor(ids[begin:], dtype=torch.float32).expand(1, 2, 1, -1).unsqueeze(-1)
+            taken.append((cache.keep(prompt, ids, parent, states), ids))
         elif what == "forget":
             cache.forget(prompt)
-        held = {key: found for group in cache._groups.values() for key, found in group.items()}
-        assert cache.bytes == sum(found.bytes for found in held.values())
+        held = entries(cache)
+        assert cache.bytes == sum(found.bytes for found in held)
         assert cache.bytes <= max_bytes or len(cache._groups) == 1
-        found = cache.longest(prompt, ids, range(1, len(ids) + 1))
-        expected = [ids[:end] for end in range(1, len(ids) + 1) if ids[:end] in held]
-        assert (found is None) == (not expected)
-        if found is not None:
-            assert found is held[expected[-1]]
-            assert sum(states.shape[3] for _, states in found.chain()) == found.covered
+        for found in held:
+            assert found.states[0, 0, 0, :, 0].tolist() == list(found.ids), "states stay with their tokens"
+        known = {tokens_of(found)[:end] for found in held for end in range(1, found.covered + 1)}
+        expected = max((len(some) for some in known if some == ids[: len(some)]), default=0)
+        longest = cache.longest(prompt, ids)
+        assert (longest.covered if longest is not None else 0) == expected
+        if longest is not None:
+            assert tokens_of(longest) == ids[:expected]
+        for entry, its in taken:  # whoever holds an entry holds its prefix, however it is split or dropped meanwhile
+            assert tokens_of(entry) == its
+            assert entry.covered == len(its)
+
+
+def test_states_whose_beginning_was_dropped_are_of_use_but_not_kept() -> None:
+    cache = PrefixCache(1 << 20)
+    first = cache.keep((1,), (1, 2), None, torch.zeros(1, 2, 1, 2, 1))
+    cache.forget((1,))
+    later = cache.keep((1,), (1, 2, 3), first, torch.zeros(1, 2, 1, 1, 1))
+    assert tokens_of(later) == (1, 2, 3)
+    assert cache.bytes == 0
+    assert cache.longest((1,), (1, 2, 3)) is None

@@ -11,10 +11,11 @@ import pytest
 from rstar_cli.engines.scripted import ScriptedPolicy
 from rstar_cli.protocols import ExecutionResult, Grade, Sample, Segment
 from rstar_cli.records import ExecutionStatus, StopReason, Verdict
-from rstar_cli.search.driver import drive
+from rstar_cli.search.driver import Driver
 from rstar_cli.search.grow import GradeRequest, Growth
-from rstar_cli.search.mcts import MctsConfig, reward, search, single
+from rstar_cli.search.mcts import Plan, reward
 from rstar_cli.search.tree import Node, Tree, path, upward
+from rstar_cli.stages.tools import begin
 from tests.helpers import GROWTH, LineExecutor, scripted_trees
 
 STYLES = ["expand", "complete"]
@@ -137,8 +138,8 @@ def test_without_gold_the_prm_pays_an_answer() -> None:
 def test_a_stop_drops_what_is_in_flight() -> None:
     """No request is made after the word: what is spent beyond the budget is what was asked before."""
     policy = ScriptedPolicy({})
-    config = MctsConfig(8, 4, 1.4, "complete", GROWTH)
-    searches = ((i, search(Segment(f"p{i}"), i, config)) for i in range(50))
+    plan = Plan("uct", 8, GROWTH, 4, 1.4, "complete")
+    searches = ((i, *begin(f"p{i}", i, plan)) for i in range(50))
     spent_at: list[int] = []
 
     def stop() -> bool:
@@ -148,8 +149,10 @@ def test_a_stop_drops_what_is_in_flight() -> None:
     def grade(answers: Sequence[tuple[int, str | None]]) -> list[Grade | None]:
         return [None] * len(answers)
 
-    done = list(drive(searches, policy=policy, executor=LineExecutor(), grade=grade, in_flight=50, stop=stop))
+    driver = Driver(policy, LineExecutor(), grade)
+    done = list(driver.run(searches, 50, stop))
     assert len(done) < 50
+    assert len(done) + len(driver.left) == 50
     assert spent_at[-1] == policy.usage.generated > 2000 >= spent_at[-2]
 
 
@@ -178,8 +181,7 @@ def sample(*texts: str) -> Sample:
 
 def test_a_dead_end_is_backed_up_and_left() -> None:
     """Every candidate fails: the node counts as -1 and the search ends, since nothing else is open."""
-    config = MctsConfig(5, 2, 1.4, "complete", GROWTH)
-    searching = search(Segment("p"), 0, config)
+    _, searching = begin("p", 0, Plan("uct", 5, GROWTH, 2, 1.4, "complete"))
     asked = next(searching)
     assert asked.n == 2
     asked = searching.send([sample("no step at all"), sample("\n1 / 0\n<end_of_step>")])
@@ -192,7 +194,7 @@ def test_a_dead_end_is_backed_up_and_left() -> None:
 
 
 def test_a_failed_step_in_a_completion_cuts_what_was_sampled_after_it() -> None:
-    solving = single(Segment("p"), 0, replace(GROWTH, temperature=0.0))
+    _, solving = begin("p", 0, Plan("best-of-n", 1, replace(GROWTH, temperature=0.0)))
     next(solving)
     asked = solving.send([sample("\na = 1\n<end_of_step>", "\na / 0\n<end_of_step>", "\nprint(a)\n<end_of_code>")])
     assert asked.branches == (("a = 1", "a / 0", "print(a)"),)
@@ -204,7 +206,7 @@ def test_a_failed_step_in_a_completion_cuts_what_was_sampled_after_it() -> None:
 
 
 def test_an_answer_is_asked_for_after_the_output() -> None:
-    solving = single(Segment("p"), 0, replace(GROWTH, temperature=0.0))
+    _, solving = begin("p", 0, Plan("best-of-n", 1, replace(GROWTH, temperature=0.0)))
     next(solving)
     solving.send([sample("\nprint(6*7)\n<end_of_code>")])
     asked = solving.send([[ExecutionResult(ExecutionStatus.OK, stdout="42\n")]])

@@ -289,12 +289,12 @@ def test_uniform_numbers_are_uniform_and_repeat() -> None:
 
 def test_pick_follows_the_distribution() -> None:
     logits = torch.log(torch.tensor([0.5, 0.3, 0.2])).expand(30_000, 3)
-    tokens, logprobs = pick(
-        logits, torch.ones(30_000), torch.arange(30_000) * 77_777, torch.zeros(30_000, dtype=torch.int64)
-    )
-    shares = torch.bincount(tokens, minlength=3) / 30_000
+    picked = pick(logits, torch.ones(30_000), torch.arange(30_000) * 77_777, torch.zeros(30_000, dtype=torch.int64), 2)
+    shares = torch.bincount(picked.tokens, minlength=3) / 30_000
     assert shares.tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.015)
-    assert float(logprobs.exp().max()) == pytest.approx(0.5)
+    assert float(picked.logprobs.exp().max()) == pytest.approx(0.5)
+    assert picked.likely[0].tolist() == [0, 1]
+    assert picked.likely_logprobs[0].exp().tolist() == pytest.approx([0.5, 0.3])
 
 
 def test_what_is_not_there_is_told(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
