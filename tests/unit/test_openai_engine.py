@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -252,6 +253,22 @@ def test_a_server_that_is_gone_is_replaced_by_the_next(server: tuple[str, Path],
     found = answers(policy, asked)
     policy._servers.urls.pop(0)
     assert answers(policy, asked) == found
+
+
+def test_closing_waits_for_no_answer(model: Path, place: Path) -> None:
+    with servers.serve(model, place) as (url, log):
+        policy = ServerPolicy.connect(url, None, concurrency=2)
+        for ticket in range(8):
+            policy.submit(ticket, request(ticket, n=8, tokens=5000, stop=("never>",)))
+        begun = time.monotonic()
+        while sum(r["body"].get("max_tokens") == 5000 for r in servers.requests(log)) < 2:
+            assert time.monotonic() - begun < 60
+            time.sleep(0.01)
+        begun = time.monotonic()
+        policy.close()
+        policy.close()
+        assert time.monotonic() - begun < 1
+        assert sum(r["body"].get("max_tokens") == 5000 for r in servers.requests(log)) == 2, "two at once at most"
 
 
 def test_what_is_not_there_is_told(bare: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
