@@ -293,7 +293,8 @@ def _open(
         from rstar_cli.recipe import Recipe, load_recipe
 
         name = getattr(place, "policy", None) or getattr(place, "model", None) or given.get("policy") or "auto"
-        recipe = load_recipe(None) if name in (EMBEDDED, "auto") else Recipe("", "defaults")
+        embedded = name in (EMBEDDED, "auto") and given.get("engine") != "openai"
+        recipe = load_recipe(None) if embedded else Recipe("", "defaults")
         asked = {"samples": 0, "rollouts": 0, **given} if stage == "evaluate" else given
         return None, recipe.stage(model, stage, 1, asked)
     run = RunDir.open(place.run_dir, create=not place.dry_run)

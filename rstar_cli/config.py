@@ -117,8 +117,13 @@ class GradingConfig(Settings):
 class EngineConfig(Settings):
     """How a policy is run."""
 
-    engine: Literal["transformers", "scripted"] = "transformers"
-    """`transformers`: any causal language model; `scripted`: a deterministic stand-in without a model."""
+    engine: Literal["transformers", "openai", "scripted"] = "transformers"
+    """`transformers`: any causal language model; `openai`: one on a server that speaks OpenAI's interface (vLLM,
+    SGLang, llama.cpp, transformers serve); `scripted`: a deterministic stand-in without a model."""
+    base_url: str = ""
+    """`openai`: the server, as `http://HOST:PORT/v1`; several with commas between. Its key is in $RSTAR_API_KEY."""
+    concurrency: int = Field(64, ge=1)
+    """`openai`: requests under way at once."""
     few_shot: int | None = Field(None, ge=0, le=3)
     """Worked examples before the problem; by default 2 for a foreign model, 0 for one trained on the format."""
     max_step_tokens: int = Field(512, ge=1)
@@ -135,7 +140,7 @@ class EngineConfig(Settings):
     """Sequences decoded at once; 0: fits the device."""
 
 
-_MACHINE = frozenset({"device", "batch", "exec_workers", "isolation"})
+_MACHINE = frozenset({"device", "batch", "base_url", "concurrency", "exec_workers", "isolation"})
 
 
 def parse_escalation(text: str) -> tuple[int, ...]:

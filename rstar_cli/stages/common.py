@@ -15,7 +15,7 @@ from rstar_cli.config import EngineConfig, GradingConfig, SandboxConfig, SearchC
 from rstar_cli.errors import UsageError
 from rstar_cli.grader import LENIENT, STRICT, Grader
 from rstar_cli.jsonl import digest
-from rstar_cli.layout import check_unchanged, make_folder, model_path, read_manifest, write_manifest
+from rstar_cli.layout import EMBEDDED, check_unchanged, make_folder, model_path, read_manifest, write_manifest
 from rstar_cli.prompts import render_prompt
 from rstar_cli.protocols import Policy, StepScorer
 from rstar_cli.records import Problem
@@ -197,6 +197,8 @@ def few_shot_of(config: EngineConfig, model: str) -> int:
     """Worked examples before a problem: as set, else 2 for a model that was not trained on the step format."""
     if config.few_shot is not None:
         return config.few_shot
+    if config.engine == "openai" and model == EMBEDDED:  # the server's own model, of which nothing is known
+        return 2
     return 0 if config.engine == "scripted" or knows_steps(model) else 2
 
 
@@ -219,6 +221,11 @@ def open_policy(config: EngineConfig, model: str, problems: Iterable[Problem], f
         from rstar_cli.engines.scripted import ScriptedPolicy
 
         return ScriptedPolicy({render_prompt(p.problem, few_shot): p.answer for p in problems})
+    if config.engine == "openai":
+        from rstar_cli.engines.openai import ServerPolicy
+
+        name = None if model == EMBEDDED else model
+        return ServerPolicy.connect(config.base_url, name, concurrency=config.concurrency)
     from rstar_cli.engines.transformers import TransformersPolicy
 
     return TransformersPolicy.load(

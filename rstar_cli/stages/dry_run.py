@@ -183,7 +183,7 @@ def _begin(stage: str, config: Settings) -> Summary:
 
 
 def _prompt(summary: Summary, config: EngineConfig, model: str, problems: list[Problem]) -> Summary:
-    if config.engine != "scripted":
+    if config.engine == "transformers":
         _check_model(model)
     summary.figures["first prompt"] = render_prompt(problems[0].problem, few_shot_of(config, model))
     return summary
