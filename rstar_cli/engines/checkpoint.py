@@ -75,7 +75,7 @@ def _load_model(model: str | Path, device: str, dtype: str, task: Task | type) -
     logging.disable_progress_bar()
     kind: Any = task if isinstance(task, type) else getattr(transformers, f"AutoModelFor{task}")
     remedy = PUBLISHED if isinstance(task, type) else _REMEDIES[task]
-    more = _four_bits(device) if dtype == "4bit" else {}
+    more = four_bits(device) if dtype == "4bit" else {}
     try:
         loaded, report = kind.from_pretrained(
             str(model),
@@ -121,7 +121,7 @@ def _config(model: str | Path) -> Any:
     return config
 
 
-def _four_bits(device: str) -> dict[str, Any]:
+def four_bits(device: str) -> dict[str, Any]:
     """How `from_pretrained` is told to quantise; not to eight bits, where a row's outliers change those beside it.
 
     Raises:

@@ -166,7 +166,7 @@ def test_four_bits_need_a_gpu_and_a_package(tmp_path: Path, monkeypatch: pytest.
         TransformersPolicy.load(models.save(tmp_path), device="cpu", dtype="4bit")
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(SetupError, match="needs the package bitsandbytes"):
-        checkpoint._four_bits("cuda:0")
+        checkpoint.four_bits("cuda:0")
 
 
 def test_a_tokenizer_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
