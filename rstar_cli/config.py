@@ -16,6 +16,8 @@ from rstar_cli.records import Isolation
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 
+_DEVICES = r"^(auto|cpu|cuda(:\d+)?)$"
+
 
 class Settings(BaseModel):
     """Base of every settings table: frozen, unknown keys refused, docstrings are the help texts."""
@@ -132,10 +134,10 @@ class EngineConfig(Settings):
     """Token limit of one completion of several steps."""
     max_depth: int = Field(16, ge=1)
     """Steps that a solution may have."""
-    device: Device = "auto"
-    """Where the model runs."""
-    dtype: Dtype = "auto"
-    """Number format of the model."""
+    device: str = Field("auto", pattern=_DEVICES)
+    """Where the models run: `auto`, `cpu`, `cuda`, or `cuda:N`."""
+    dtype: Literal["auto", "float32", "bfloat16", "4bit"] = "auto"
+    """Number format of the models; `4bit` needs a GPU and the package bitsandbytes."""
     batch: int = Field(0, ge=0)
     """Sequences decoded at once; 0: fits the device."""
 
@@ -161,7 +163,7 @@ def parse_escalation(text: str) -> tuple[int, ...]:
 class SearchConfig(EngineConfig, SandboxConfig, GradingConfig):
     """How a search goes."""
 
-    machine: ClassVar[frozenset[str]] = _MACHINE | {"in_flight", "preset"}
+    machine: ClassVar[frozenset[str]] = _MACHINE | {"in_flight", "preset", "prm_device"}
 
     preset: Literal["paper", "upstream"] | None = None
     """Search settings of the `paper`, or of the `upstream` code, where nothing stronger sets them."""
@@ -186,7 +188,10 @@ class SearchConfig(EngineConfig, SandboxConfig, GradingConfig):
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature."""
     prm: str = "auto"
-    """PRM: `auto` (see the command), `none`, `last` (of the round whose policy is used), or a checkpoint directory."""
+    """PRM: `auto` (see the command), `none`, `last` (of the round whose policy is used), a checkpoint directory, or
+    the hub id of Qwen2.5-Math-PRM or Math-Shepherd."""
+    prm_device: str = Field("auto", pattern=_DEVICES)
+    """Where the PRM runs; `auto`: where the policy does."""
     aggregate: Literal["last", "min", "product", "mean"] = "last"
     """A solution's value from the PRM's values of its steps: the last one, the least, the product, or the mean."""
     in_flight: int = Field(512, ge=1)

@@ -19,6 +19,8 @@ MEMORY_SHARE = 0.25
 Task = Literal["CausalLM", "SequenceClassification"]
 """What a model is for, as `transformers` names it."""
 
+PUBLISHED = "Give the checkpoint and its tokenizer as they were published, the weights as safetensors."
+
 _REMEDIES: dict[Task, str] = {
     "CausalLM": "Give a checkpoint directory with config.json and model.safetensors, or a hub id within reach.",
     "SequenceClassification": "Give a checkpoint of a process reward model: a sequence classifier with one label.",
@@ -29,24 +31,30 @@ def choose_device(device: str) -> str:
     """`auto` is a GPU where there is one.
 
     Raises:
-        SetupError: a GPU is asked for and there is none.
+        SetupError: a GPU is asked for and there is none, or not so many.
     """
     import torch
 
-    seen = torch.cuda.is_available()
-    if device == "cuda" and not seen:
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda" if seen else "cpu"
+    if device != "cpu" and not seen:
         raise SetupError("no CUDA device is to be seen", remedy="Give --device cpu, or check the driver.")
-    return ("cuda" if seen else "cpu") if device == "auto" else device
+    if device != "cpu" and int(device.partition(":")[2] or 0) >= seen:
+        raise SetupError(f"{device}: {seen} CUDA device(s) are to be seen", remedy="Count them from cuda:0.")
+    return device
 
 
-def load(model: str | Path, device: str, dtype: str, task: Task = "CausalLM") -> tuple[Any, StepTokenizer]:
-    """Load a model and its tokenizer, weights from safetensors alone, code from transformers alone.
+def load(model: str | Path, device: str, dtype: str, task: Task | type = "CausalLM") -> tuple[Any, StepTokenizer]:
+    """Load a model and its tokenizer, weights from safetensors alone, code from transformers and from here alone.
 
     Args:
         model: a checkpoint directory or a hub id.
-        device: `auto` (a GPU where there is one), `cpu` or `cuda`. On a CPU, PyTorch leaves one core to the sandbox.
-        dtype: `auto` (bfloat16 on a GPU, float32 on a CPU), `float32` or `bfloat16`.
-        task: what the model is for.
+        device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`. On a CPU, PyTorch leaves one core to the
+            sandbox.
+        dtype: `auto` (bfloat16 on a GPU, float32 on a CPU), `float32`, `bfloat16` or `4bit` (the layers' matrices in
+            NF4, all else in bfloat16; a GPU and the package bitsandbytes are needed).
+        task: what the model is for; or its class, a `PreTrainedModel` of our own.
 
     Raises:
         SetupError: model or device are not to be had, or weights are missing.
@@ -58,28 +66,82 @@ def load(model: str | Path, device: str, dtype: str, task: Task = "CausalLM") ->
     return _load_model(model, place, dtype, task), tokenizer
 
 
-def _load_model(model: str | Path, device: str, dtype: str, task: Task) -> Any:
+def _load_model(model: str | Path, device: str, dtype: str, task: Task | type) -> Any:
     import torch
     import transformers
     from safetensors import SafetensorError
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    number = {"auto": torch.bfloat16 if device == "cuda" else torch.float32}.get(dtype) or getattr(torch, dtype)
+    kind: Any = task if isinstance(task, type) else getattr(transformers, f"AutoModelFor{task}")
+    remedy = PUBLISHED if isinstance(task, type) else _REMEDIES[task]
+    more = four_bits(device) if dtype == "4bit" else {}
     try:
-        loaded, report = getattr(transformers, f"AutoModelFor{task}").from_pretrained(
-            str(model), dtype=number, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        loaded, report = kind.from_pretrained(
+            str(model),
+            config=_config(model),
+            dtype=number_format(device, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **more,
         )
         # transformers only warns of these, and goes on with random weights
         if lacking := sorted(report["missing_keys"]):
             raise ValueError(f"it lacks {len(lacking)} weight(s), {lacking[0]} the first")
-        return loaded.to(device).eval()
+        return (loaded if more else loaded.to(device)).eval()
     except torch.OutOfMemoryError as error:
         raise SetupError(
-            f"{model} does not fit into the memory of {device}", remedy="Take a smaller model, or --dtype bfloat16."
+            f"{model} does not fit into the memory of {device}",
+            remedy="Take a smaller model, or --dtype bfloat16 or 4bit; for a PRM --prm-device.",
         ) from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise SetupError(f"no model at {model}: {error}", remedy=_REMEDIES[task]) from error
+        raise SetupError(f"no model at {model}: {error}", remedy=remedy) from error
+
+
+def number_format(device: str, dtype: str) -> Any:
+    """The number format that a model computes in, as PyTorch has it (arguments as of `load`, no `auto` device)."""
+    import torch
+
+    auto = torch.float32 if device == "cpu" else torch.bfloat16
+    return {"auto": auto, "4bit": torch.bfloat16}.get(dtype) or getattr(torch, dtype)
+
+
+def _config(model: str | Path) -> Any:
+    """A model's configuration; a Mistral's window over all layers becomes the limit of its context.
+
+    Within the window its layers attend to everything before, as the engines here need it.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(model), trust_remote_code=False)
+    if config.model_type == "mistral" and config.sliding_window:
+        config.max_position_embeddings = min(config.max_position_embeddings, config.sliding_window)
+        config.sliding_window = None
+    return config
+
+
+def four_bits(device: str) -> dict[str, Any]:
+    """How `from_pretrained` is told to quantise; not to eight bits, where a row's outliers change those beside it.
+
+    Raises:
+        SetupError: there is no GPU, or bitsandbytes is lacking.
+    """
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if device == "cpu":
+        raise SetupError("--dtype 4bit needs a GPU", remedy="Give --dtype bfloat16, or a smaller model.")
+    if find_spec("bitsandbytes") is None:
+        raise SetupError("--dtype 4bit needs the package bitsandbytes", remedy="Run: pip install bitsandbytes")
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=number_format(device, "4bit"),
+        llm_int8_skip_modules=["lm_head", "score"],  # heads stay as they are (the name is bitsandbytes')
+    )
+    return {"quantization_config": settings, "device_map": {"": device}}
 
 
 def check_tokens(ids: Iterable[int], vocabulary: int, name: str) -> None:
@@ -159,8 +221,8 @@ def free_memory(device: str) -> int:
 
     import torch
 
-    if device == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
+    if device != "cpu":
+        return int(torch.cuda.mem_get_info(device)[0])
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):

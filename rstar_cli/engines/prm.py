@@ -1,9 +1,9 @@
-"""A sequence classifier of `transformers` with one label as a process reward model (PRM)."""
+"""A process reward model (PRM) on the layers of `transformers`: our own classifier with one label, or another head."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,21 @@ BEYOND_CONTEXT = -1.0
 """Value of a solution that is longer than the model's context: it can't be read to its end, so it counts as wrong."""
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How last hidden states become values: tanh(score / scale).
+
+    A softmax over two classes is such a head, too: 2p - 1 = tanh((logit of the good one - logit of the bad one) / 2).
+
+    Attributes:
+        score: hidden states [n, hidden] -> scores [n]; row by row, n a multiple of `cache.TILE`.
+        scale: > 0.
+    """
+
+    score: Callable[[Tensor], Tensor]
+    scale: float
+
+
 class TransformersScorer:
     """A process reward model: the value of a solution is tanh(score / scale), the score being its last token's.
 
@@ -34,22 +49,25 @@ class TransformersScorer:
     longer than the model's context has the value `BEYOND_CONTEXT`.
 
     Args:
-        model: a sequence classifier with one label whose layers all attend to everything before them.
+        model: a model whose layers all attend to everything before them.
         tokenizer: its tokenizer.
         name: what to call it.
         memory: bytes for kept keys and values, and as many for those of the batch.
+        head: on top of its layers; None: the model is a sequence classifier with one label, and has one.
 
     Raises:
         SetupError: the architecture is not fit, or the value scale is no positive number.
     """
 
-    def __init__(self, model: Any, tokenizer: StepTokenizer, *, name: str, memory: int) -> None:
+    def __init__(
+        self, model: Any, tokenizer: StepTokenizer, *, name: str, memory: int, head: Head | None = None
+    ) -> None:
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._name = name
         self._cache = PrefixCache(memory)
         self._scored = 0
-        self._scale = _value_scale(model, name)
+        self._head = head or _classifier_head(model, name)
         self._shape = Shape(checkpoint.state_shape(model), model.dtype, model.device)
         self._room = memory // self._shape.token_bytes
         self._context = checkpoint.context_length(model)
@@ -61,17 +79,15 @@ class TransformersScorer:
 
         Args:
             model: where it is.
-            device: `auto` (a GPU where there is one), `cpu` or `cuda`. On a CPU, PyTorch gets all cores but one, which
-                is the sandbox's, or what OMP_NUM_THREADS says.
-            dtype: `auto` (bfloat16 on a GPU, float32 on a CPU), `float32` or `bfloat16`.
+            device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`. On a CPU, PyTorch gets all cores but
+                one, which is the sandbox's, or what OMP_NUM_THREADS says.
+            dtype: `auto` (bfloat16 on a GPU, float32 on a CPU), `float32`, `bfloat16` or `4bit`.
 
         Raises:
             SetupError: model or device are not to be had, or the model is not fit.
         """
         loaded, tokenizer = checkpoint.load(model, device, dtype, "SequenceClassification")
-        # half a share: the policy beside it has been promised two, which it need not have taken yet
-        share = checkpoint.MEMORY_SHARE / 2
-        return cls(loaded, tokenizer, name=str(model), memory=int(share * checkpoint.free_memory(loaded.device.type)))
+        return cls(loaded, tokenizer, name=str(model), memory=memory_beside(loaded.device))
 
     @property
     def info(self) -> EngineInfo:
@@ -159,13 +175,13 @@ class TransformersScorer:
         import torch
 
         padding = (0, 0, 0, whole(len(hidden)) - len(hidden))
-        scores = self._model.score(torch.nn.functional.pad(hidden, padding))[: len(hidden), 0]
+        scores = self._head.score(torch.nn.functional.pad(hidden, padding))[: len(hidden)]
         if not bool(scores.isfinite().all()):
             raise SetupError(
                 f"{self._name} gives scores that are not finite numbers",
                 remedy="Give --dtype float32, or train the process reward model again at a lower learning rate.",
             )
-        return [round(value, 4) for value in (scores.double() / self._scale).tanh().tolist()]
+        return [round(value, 4) for value in (scores.double() / self._head.scale).tanh().tolist()]
 
 
 class _Asked(CachedPrefix):
@@ -215,8 +231,16 @@ class _Branch:
         return self.ids[self.prefix.covered :]
 
 
-def _value_scale(model: Any, name: str) -> float:
-    """By what scores are divided.
+def memory_beside(device: Any) -> int:
+    """Bytes that a PRM may take for kept keys and values (and again for its batch) on a device, its weights loaded.
+
+    Half a share: the policy beside it has been promised two, which it need not have taken yet.
+    """
+    return int(checkpoint.MEMORY_SHARE / 2 * checkpoint.free_memory(str(device)))
+
+
+def _classifier_head(model: Any, name: str) -> Head:
+    """The head of a sequence classifier.
 
     Raises:
         SetupError: the model does not give one score a token, or states a scale that is no positive number.
@@ -234,4 +258,4 @@ def _value_scale(model: Any, name: str) -> float:
             f"config.json of {name}: {VALUE_SCALE} must be a positive number, not {scale!r}",
             remedy="Give a checkpoint that `rstar train-prm` made, or correct its config.json.",
         )
-    return float(scale)
+    return Head(lambda hidden: model.score(hidden)[:, 0], float(scale))

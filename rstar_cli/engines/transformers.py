@@ -88,7 +88,7 @@ class TransformersPolicy:
             tokenizer,
             name=str(model),
             max_rows=max_rows or (512 if place == "cuda" else 256),
-            memory=int(checkpoint.MEMORY_SHARE * checkpoint.free_memory(place)),
+            memory=int(checkpoint.MEMORY_SHARE * checkpoint.free_memory(str(loaded.device))),
         )
 
     @property

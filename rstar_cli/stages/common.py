@@ -243,9 +243,14 @@ def open_scorer(config: SearchConfig, prm: str) -> StepScorer:
         from rstar_cli.engines.scripted import ScriptedScorer
 
         return ScriptedScorer()
-    from rstar_cli.engines.prm import TransformersScorer
+    from rstar_cli.engines.prm_adapters import read_scorer
 
-    return TransformersScorer.load(prm, device=config.device, dtype=config.dtype)
+    return read_scorer(prm, device=prm_device(config), dtype=config.dtype)
+
+
+def prm_device(config: SearchConfig) -> str:
+    """Where the PRM runs, `auto` the policy's device resolved."""
+    return config.device if config.prm_device == "auto" else config.prm_device
 
 
 def outside_prm(prm: str) -> str | None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from rstar_cli.config import (
     STAGES,
-    EngineConfig,
     EvaluateConfig,
     EvolveConfig,
     GenerateConfig,
@@ -26,6 +25,7 @@ from rstar_cli.records import PairRow, Problem, SftRow
 from rstar_cli.stages.common import Summary, few_shot_of, outside_prm
 from rstar_cli.stages.evaluate import prm_for as prm_of_evaluate
 from rstar_cli.stages.generate import policy_for, prm_for
+from rstar_cli.stages.memory import memory_figures
 from rstar_cli.stages.problem_sets import draw_problems, eval_problems, read_source
 from rstar_cli.stages.train_policy import plain_files
 from rstar_cli.stages.train_prm import prm_inputs
@@ -38,17 +38,18 @@ def dry_run_generate(place: GeneratePlace, config: GenerateConfig, run: RunDir |
         raise UsageError("round 0 is the base model: there is nothing to generate", remedy="Give --round 1 or later.")
     if run is None:
         model = "embedded" if config.policy == "auto" else config.policy
-        prm = outside_prm(config.prm) or "none"
+        prm = outside_prm(config.prm)
+        prm_name = prm or "none"
     else:
-        (model, _), (_, prm) = policy_for(config, run, place.round), prm_for(config, run, place.round)
+        (model, _), (prm, prm_name) = policy_for(config, run, place.round), prm_for(config, run, place.round)
     if place.problems or run is None:
         problems = read_source(place.problems or "", place.limit)
     else:
         problems = draw_problems(run, place.round)[: place.limit]
     summary = _begin("generate", config)
-    summary.figures |= {"policy": model, "prm": prm, "problems": len(problems)}
+    summary.figures |= {"policy": model, "prm": prm_name, "problems": len(problems)}
     summary.figures["tokens to generate"] = _generate_cost(config, run, place.round, len(problems))
-    return _prompt(summary, config, model, problems)
+    return _models(summary, config, model, prm, problems)
 
 
 def _generate_cost(config: GenerateConfig, run: RunDir | None, number: int, problems: int) -> str:
@@ -126,14 +127,18 @@ def dry_run_evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir |
         sets = {name: eval_problems(run, name, keep=False)[: place.limit] for name in run.recipe.eval_sets}
         problems = [p for found in sets.values() for p in found]
         summary.figures["problems"] = ", ".join(f"{name}: {len(found)}" for name, found in sets.items())
-    prm = outside_prm(config.prm) or "none" if run is None else prm_of_evaluate(config, run, place.round)[1]
+    if run is None:
+        prm = outside_prm(config.prm)
+        prm_name = prm or "none"
+    else:
+        prm, prm_name = prm_of_evaluate(config, run, place.round)
     each = config.max_tokens + config.max_step_tokens
-    summary.figures |= {"policy": model, "prm": prm, "greedy tokens": f"at most {len(problems) * each:,}"}
+    summary.figures |= {"policy": model, "prm": prm_name, "greedy tokens": f"at most {len(problems) * each:,}"}
     if config.samples:
         summary.figures["tokens of samples"] = f"at most {config.samples * each:,} a problem that is sampled"
     if config.rollouts:
         summary.figures["tokens of search"] = f"at most {_search_bound(config):,} a problem that is searched"
-    return _prompt(summary, config, model, problems)
+    return _models(summary, config, model, prm, problems)
 
 
 def dry_run_evolve(config: EvolveConfig, run: RunDir) -> Summary:
@@ -182,9 +187,11 @@ def _begin(stage: str, config: Settings) -> Summary:
     )
 
 
-def _prompt(summary: Summary, config: EngineConfig, model: str, problems: list[Problem]) -> Summary:
+def _models(summary: Summary, config: SearchConfig, model: str, prm: str | None, problems: list[Problem]) -> Summary:
+    """What hangs on the models: whether they fit, and the first prompt."""
     if config.engine == "transformers":
         _check_model(model)
+        summary.figures |= memory_figures(config, model, prm)
     summary.figures["first prompt"] = render_prompt(problems[0].problem, few_shot_of(config, model))
     return summary
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from rstar_cli.engines import checkpoint
 from rstar_cli.engines.checkpoint import tokens_with
 from rstar_cli.engines.transformers import TransformersPolicy
 from rstar_cli.errors import SetupError
@@ -126,13 +128,45 @@ def test_code_that_comes_with_a_checkpoint_never_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "fields", "layers"),
     [
-        ("mistral", {**SIZE, **HEADS, "sliding_window": 8}, "SlidingWindow"),
+        (
+            "qwen2",
+            {**SIZE, **HEADS, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+            "Sliding",
+        ),
         ("mamba", {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2}, "layers"),
     ],
 )
 def test_layers_that_forget_are_refused(tmp_path: Path, kind: str, fields: dict[str, Any], layers: str) -> None:
     with pytest.raises(SetupError, match=layers):
         load(save(tmp_path, kind, **fields))
+
+
+def test_a_window_over_all_layers_is_the_limit_of_the_context(tmp_path: Path) -> None:
+    policy = load(save(tmp_path, "mistral", **{**SIZE, **HEADS, "sliding_window": 80}))
+    assert policy._context == 80
+    (samples,) = policy.sample([SampleRequest((Segment("a = 1"),), 1, 0, ("<end_of_step>",), 200, 1.0)])
+    assert sum(samples[0].tokens) + policy.count_tokens(Segment("a = 1")) <= 80
+
+
+def test_a_device_is_there_or_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    assert checkpoint.choose_device("cpu") == "cpu"
+    assert checkpoint.choose_device("auto") == ("cuda" if seen else "cpu")
+    with pytest.raises(SetupError, match="CUDA device"):
+        checkpoint.choose_device(f"cuda:{seen}")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [checkpoint.choose_device(d) for d in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
+    with pytest.raises(SetupError, match=r"cuda:2: 2 CUDA device"):
+        checkpoint.choose_device("cuda:2")
+
+
+def test_four_bits_need_a_gpu_and_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SetupError, match="4bit needs a GPU"):
+        TransformersPolicy.load(models.save(tmp_path), device="cpu", dtype="4bit")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(SetupError, match="needs the package bitsandbytes"):
+        checkpoint.four_bits("cuda:0")
 
 
 def test_a_tokenizer_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
