@@ -117,8 +117,11 @@ class GradingConfig(Settings):
 class EngineConfig(Settings):
     """How a policy is run."""
 
-    engine: Literal["transformers", "scripted"] = "transformers"
-    """`transformers`: any causal language model; `scripted`: a deterministic stand-in without a model."""
+    engine: Literal["transformers", "vllm", "vllm-server", "scripted"] = "transformers"
+    """`transformers`: any causal language model; `vllm`: the same, where vLLM is installed; `vllm-server`: a vLLM server
+    that is started from its own environment; `scripted`: a deterministic stand-in without a model."""
+    server_python: str = ""
+    """Python of the environment that `vllm-server` starts from."""
     few_shot: int | None = Field(None, ge=0, le=3)
     """Worked examples before the problem; by default 2 for a foreign model, 0 for one trained on the format."""
     max_step_tokens: int = Field(512, ge=1)
@@ -135,7 +138,7 @@ class EngineConfig(Settings):
     """Sequences decoded at once; 0: fits the device."""
 
 
-_MACHINE = frozenset({"device", "batch", "exec_workers", "isolation"})
+_MACHINE = frozenset({"server_python", "device", "batch", "exec_workers", "isolation"})
 
 
 class SearchConfig(EngineConfig, SandboxConfig, GradingConfig):

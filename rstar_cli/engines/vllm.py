@@ -190,7 +190,7 @@ class VllmPolicy:
             temperature=request.temperature,
             seed=_seed(request.seed, row.draw, len(row.ids)),
             max_tokens=limit,
-            stop=[*request.stop, *_remainders(self._text(tuple(row.step_ids[-_longest(request):])), request.stop)],
+            stop=[*request.stop, *_remainders(self._text(tuple(row.step_ids[-_longest(request) :])), request.stop)],
             stop_token_ids=[*self._eos, *(ids[0] for ids in tags if len(ids) == 1)],
             include_stop_str_in_output=True,
             skip_special_tokens=False,

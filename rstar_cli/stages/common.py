@@ -27,7 +27,7 @@ Stop = Callable[[int], bool]
 TICK_SECONDS = 5.0
 """Between two notes of what a stage has spent, which a kill can lose."""
 
-_RECORDED = ("torch", "transformers", "trl", "peft", "sympy", "math-verify")
+_RECORDED = ("torch", "transformers", "vllm", "trl", "peft", "sympy", "math-verify")
 
 
 @dataclass(slots=True)
@@ -213,6 +213,22 @@ def open_policy(config: EngineConfig, model: str, problems: Iterable[Problem], f
         from rstar_cli.engines.scripted import ScriptedPolicy
 
         return ScriptedPolicy({render_prompt(p.problem, few_shot): p.answer for p in problems})
+    if config.engine == "vllm":
+        from rstar_cli.engines.vllm import VllmPolicy
+
+        return VllmPolicy.load(
+            model_path(model), device=config.device, dtype=config.dtype, max_rows=config.batch or None
+        )
+    if config.engine == "vllm-server":
+        from rstar_cli.engines.vllm_server import VllmServerPolicy
+
+        return VllmServerPolicy.load(
+            model_path(model),
+            config.server_python,
+            device=config.device,
+            dtype=config.dtype,
+            max_rows=config.batch or None,
+        )
     from rstar_cli.engines.transformers import TransformersPolicy
 
     return TransformersPolicy.load(
@@ -230,6 +246,10 @@ def open_scorer(config: SearchConfig, prm: str) -> StepScorer:
         from rstar_cli.engines.scripted import ScriptedScorer
 
         return ScriptedScorer()
+    if config.engine == "vllm":
+        from rstar_cli.engines.vllm_prm import VllmScorer
+
+        return VllmScorer.load(prm, device=config.device, dtype=config.dtype, max_rows=config.batch or None)
     from rstar_cli.engines.prm import TransformersScorer
 
     return TransformersScorer.load(prm, device=config.device, dtype=config.dtype)
