@@ -118,8 +118,8 @@ class EngineConfig(Settings):
     """How a policy is run."""
 
     engine: Literal["transformers", "vllm", "vllm-server", "scripted"] = "transformers"
-    """`transformers`: any causal language model; `vllm`: the same, where vLLM is installed; `vllm-server`: a vLLM server
-    that is started from its own environment; `scripted`: a deterministic stand-in without a model."""
+    """`transformers`: any causal language model; `vllm`: the same, where vLLM is installed; `vllm-server`: a
+    vLLM server that is started from its own environment; `scripted`: a deterministic stand-in without a model."""
     server_python: str = ""
     """Python of the environment that `vllm-server` starts from."""
     few_shot: int | None = Field(None, ge=0, le=3)

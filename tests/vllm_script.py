@@ -35,9 +35,10 @@ def check_greedy(ours: TransformersPolicy, policy: VllmPolicy) -> None:
         requests = [ask(prompt, stop=stop, max_tokens=limit) for prompt in PROMPTS]
         want = [one for (one,) in ours.sample(requests)]
         got = [one for (one,) in policy.sample(requests)]
-        same = [a.segments == b.segments and (a.finish, a.tokens) == (b.finish, b.tokens) for a, b in zip(want, got)]
+        pairs = list(zip(want, got, strict=True))
+        same = [a.segments == b.segments and (a.finish, a.tokens) == (b.finish, b.tokens) for a, b in pairs]
         assert sum(same) >= len(same) - 1, same  # one may differ by a near tie
-        assert all(close(a, b, 1e-2) for a, b, alike in zip(want, got, same) if alike)
+        assert all(close(a, b, 1e-2) for a, b, alike in zip(want, got, same, strict=True) if alike)
         assert {one.finish for one in got} == ({"length"} if limit == 9 else {"stop"}), got
 
 

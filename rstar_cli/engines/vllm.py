@@ -1,8 +1,8 @@
 """vLLM's offline engine as a policy: continuous batching, and prefixes kept in its own cache.
 
 Run with vLLM 0.32 on a CPU. What it holds of the protocol's promises: a sample's random numbers are those of a
-generator of its own, seeded by (seed, i) alone. The logits do hang on the batch in their last digits, so a rare draw or a
-near tie may come out otherwise beside other requests (VLLM_BATCH_INVARIANT=1 ends that on GPUs that can).
+generator of its own, seeded by (seed, i) alone. The logits do hang on the batch in their last digits, so a rare draw or
+a near tie may come out otherwise beside other requests (VLLM_BATCH_INVARIANT=1 ends that on GPUs that can).
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class VllmPolicy:
             self._answered.append((row.ticket, samples))
 
     def _params(self, row: _Row, limit: int) -> Any:
-        """vLLM's parameters of a row's next tokens."""
+        """The parameters of a row's next tokens."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 

@@ -1,7 +1,8 @@
 """A process reward model (PRM) by vLLM's pooling: a sequence classifier with one label.
 
-Each step end is a request of its own, pooled at its last token (task `classify`): these use vLLM's prefix cache, so that
-a solution's beginning is computed once. One pass with the values of all tokens (`token_classify`) does not read that
+Each step end is a request of its own, pooled at its last token (task `classify`): these use vLLM's prefix cache, so
+that a solution's beginning is computed once.
+One pass with the values of all tokens (`token_classify`) does not read that
 cache and would run the whole prefix for each branch.
 """
 

@@ -23,7 +23,7 @@ from typing import Any
 from rstar_cli.engines import watchdog
 from rstar_cli.engines.vllm_start import PAIRS, POLICY_SHARE, QUIET, memory_options, number_format, read_adapter
 from rstar_cli.errors import SetupError
-from rstar_cli.protocols import EngineInfo, Policy, Sample, SampleRequest, Segment, TokenUsage
+from rstar_cli.protocols import EngineInfo, Policy, TokenUsage
 
 START_SECONDS = 900.0
 """Time to load a model and to compile."""
@@ -34,7 +34,7 @@ CONCURRENCY = 512
 _TAIL = 1500
 """Characters of the log in an error."""
 
-_PROBE = "import vllm.platforms as p, vllm.entrypoints.cli.main; print('on:' + str(p.current_platform.device_type))"
+_PROBE = "import vllm.platforms as p; print('on:' + str(p.current_platform.device_type))"
 
 
 class VllmServer:
@@ -110,7 +110,7 @@ class VllmServer:
         flags: list[str] = []
         for key, value in options.items():
             flags += [f"--{key.replace('_', '-')}", *([] if value is True else [str(value)])]
-        return cls([python, "-m", "vllm.entrypoints.cli.main", "serve", adapter.base, *flags], port, name)
+        return cls([python, "-m", "vllm.entrypoints.openai.api_server", "--model", adapter.base, *flags], port, name)
 
     def close(self) -> None:
         """End the server and all its processes, and remove its log."""

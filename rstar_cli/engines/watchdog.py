@@ -23,7 +23,7 @@ def main() -> int:
     parent = os.getppid()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to our group, so to us
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, preexec_fn=_default_signals)  # noqa: PLW1509
+    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, preexec_fn=_default_signals)
     while child.poll() is None and os.getppid() == parent:
         if select.select([0], [], [], 0.5)[0] and not os.read(0, 1024):
             break

@@ -21,7 +21,8 @@ from tests.unit.test_vllm_engine import vllm_python  # noqa: F401
 
 SERVER = """
 import http.server, subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"])
+code = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
+child = subprocess.Popen([sys.executable, "-c", code])
 open(sys.argv[2], "w").write(str(child.pid))
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -56,7 +57,7 @@ def test_it_comes_up_and_goes_with_its_children(tmp_path: Path) -> None:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as reply:
         assert reply.status == 200
     assert server.log.exists()
-    assert not Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    assert Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     server.close()
     assert gone(child)
     assert not server.log.exists()
