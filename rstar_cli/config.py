@@ -119,9 +119,12 @@ class GradingConfig(Settings):
 class EngineConfig(Settings):
     """How a policy is run."""
 
-    engine: Literal["transformers", "openai", "scripted"] = "transformers"
-    """`transformers`: any causal language model; `openai`: one on a server that speaks OpenAI's interface (vLLM,
-    SGLang, llama.cpp, transformers serve); `scripted`: a deterministic stand-in without a model."""
+    engine: Literal["transformers", "vllm", "vllm-server", "openai", "scripted"] = "transformers"
+    """`transformers`: any causal language model; `vllm`: the same, where vLLM is installed; `vllm-server`: a vLLM
+    server that is started from its own environment; `openai`: a server that speaks OpenAI's interface (vLLM, SGLang,
+    llama.cpp, transformers serve); `scripted`: a deterministic stand-in without a model."""
+    server_python: str = ""
+    """`vllm-server`: Python of the environment that the server starts from."""
     base_url: str = ""
     """`openai`: the server, as `http://HOST:PORT/v1`; several with commas between. Its key is in $RSTAR_API_KEY."""
     concurrency: int = Field(64, ge=1)
@@ -142,7 +145,7 @@ class EngineConfig(Settings):
     """Sequences decoded at once; 0: fits the device."""
 
 
-_MACHINE = frozenset({"device", "batch", "base_url", "concurrency", "exec_workers", "isolation"})
+_MACHINE = frozenset({"device", "batch", "server_python", "base_url", "concurrency", "exec_workers", "isolation"})
 
 
 def parse_escalation(text: str) -> tuple[int, ...]:

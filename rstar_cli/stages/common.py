@@ -27,7 +27,7 @@ Stop = Callable[[int], bool]
 TICK_SECONDS = 5.0
 """Between two notes of what a stage has spent, which a kill can lose."""
 
-_RECORDED = ("torch", "transformers", "trl", "peft", "sympy", "math-verify")
+_RECORDED = ("torch", "transformers", "vllm", "trl", "peft", "sympy", "math-verify")
 
 
 @dataclass(slots=True)
@@ -226,6 +226,22 @@ def open_policy(config: EngineConfig, model: str, problems: Iterable[Problem], f
 
         name = None if model == EMBEDDED else model
         return ServerPolicy.connect(config.base_url, name, concurrency=config.concurrency)
+    if config.engine == "vllm":
+        from rstar_cli.engines.vllm import VllmPolicy
+
+        return VllmPolicy.load(
+            model_path(model), device=config.device, dtype=config.dtype, max_rows=config.batch or None
+        )
+    if config.engine == "vllm-server":
+        from rstar_cli.engines.vllm_server import VllmServerPolicy
+
+        return VllmServerPolicy.load(
+            model_path(model),
+            config.server_python,
+            device=config.device,
+            dtype=config.dtype,
+            max_rows=config.batch or None,
+        )
     from rstar_cli.engines.transformers import TransformersPolicy
 
     return TransformersPolicy.load(
@@ -243,6 +259,10 @@ def open_scorer(config: SearchConfig, prm: str) -> StepScorer:
         from rstar_cli.engines.scripted import ScriptedScorer
 
         return ScriptedScorer()
+    if config.engine == "vllm":
+        from rstar_cli.engines.vllm_prm import VllmScorer
+
+        return VllmScorer.load(prm, device=config.device, dtype=config.dtype, max_rows=config.batch or None)
     from rstar_cli.engines.prm_adapters import read_scorer
 
     return read_scorer(prm, device=prm_device(config), dtype=config.dtype)

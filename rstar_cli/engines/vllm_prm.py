@@ -1,0 +1,152 @@
+"""A process reward model (PRM) by vLLM's pooling: a sequence classifier with one label.
+
+Each step end is a request of its own, pooled at its last token (task `classify`): these use vLLM's prefix cache, so
+that a solution's beginning is computed once.
+One pass with the values of all tokens (`token_classify`) does not read that
+cache and would run the whole prefix for each branch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rstar_cli.engines import checkpoint
+from rstar_cli.engines.prm import BEYOND_CONTEXT, VALUE_SCALE
+from rstar_cli.engines.vllm_start import SCORER_SHARE, Engine, read_adapter
+from rstar_cli.errors import SetupError
+from rstar_cli.protocols import EngineInfo, ScoreRequest, Segment
+from rstar_cli.tokens import StepTokenizer
+
+
+class VllmScorer:
+    """A PRM: the value of a solution is tanh(score / scale), the score being its last token's.
+
+    A solution longer than the model's context has the value `BEYOND_CONTEXT`.
+
+    Args:
+        engine: vLLM with a sequence classifier.
+        tokenizer: the model's.
+        name: what to call it.
+
+    Raises:
+        SetupError: it has not one label, or its value scale is no positive number.
+    """
+
+    def __init__(self, engine: Engine, tokenizer: StepTokenizer, *, name: str) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._name = name
+        self._scale = _value_scale(engine.config.hf_config, name)
+        self._scored = 0
+
+    @classmethod
+    def load(
+        cls, model: str | Path, *, device: str = "auto", dtype: str = "auto", max_rows: int | None = None
+    ) -> VllmScorer:
+        """Load a checkpoint directory or a hub id.
+
+        Args:
+            model: where it is.
+            device: `auto`, `cpu` or `cuda`.
+            dtype: `auto` (bfloat16 on a GPU, float32 on a CPU), `float32` or `bfloat16`.
+            max_rows: solutions read at once; None: vLLM's own choice.
+
+        Raises:
+            SetupError: vLLM, the model or the device are not to be had, or the model is not fit.
+        """
+        options = {"max_num_seqs": max_rows} if max_rows else {}
+        engine = Engine(read_adapter(model), device, dtype, SCORER_SHARE, runner="pooling", **options)
+        try:
+            return cls(engine, StepTokenizer.load(model), name=str(model))
+        except SetupError:
+            engine.close()
+            raise
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the engine is."""
+        return EngineInfo("vllm", self._name, self._tokenizer.fingerprint, self._engine.device)
+
+    @property
+    def scored(self) -> int:
+        """Tokens run through the model so far; those that vLLM found in its cache don't count."""
+        return self._scored
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[list[tuple[float, ...]]]:
+        """Per request, per branch: the value of the solution after each segment, in [-1, 1], rounded to 4 decimals.
+
+        Token ids in segments must be of this tokenizer (`info.tokenizer`).
+
+        Raises:
+            SetupError: the tokenizer writes tokens that the model does not know, vLLM's engine died, or a score is not
+                a finite number.
+        """
+        ends = [[self._ends(request.prefix, branch) for branch in request.branches] for request in requests]
+        values = self._values({ids for branches in ends for branch in branches for ids in branch})
+        return [[tuple(values[ids] for ids in branch) for branch in branches] for branches in ends]
+
+    def forget(self, prompt: Segment) -> None:
+        """Nothing to do: vLLM drops what was not used for longest."""
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._engine.close()
+
+    def _ends(self, prefix: Sequence[Segment], branch: Sequence[Segment]) -> list[tuple[int, ...]]:
+        """Token ids of the solution up to the end of each of a branch's segments."""
+        return [tuple(self._tokenizer.prefix_ids([*prefix, *branch[: i + 1]])) for i in range(len(branch))]
+
+    def _values(self, solutions: set[tuple[int, ...]]) -> dict[tuple[int, ...], float]:
+        from vllm import PoolingParams
+
+        values = dict.fromkeys(solutions, BEYOND_CONTEXT)
+        running: dict[str, tuple[int, ...]] = {}
+        for ids in sorted(solutions, key=lambda ids: (len(ids), ids)):  # the shorter ones are prefixes of longer ones
+            checkpoint.check_tokens(ids, self._engine.vocabulary, self._name)
+            if len(ids) <= self._engine.context:
+                running[self._engine.add(ids, PoolingParams(task="classify", use_activation=False))] = ids
+        while running:
+            for name, output in self._engine.step():
+                ids = running.pop(name)
+                self._scored += len(ids) - output.num_cached_tokens
+                values[ids] = to_value(float(output.outputs.data.flatten()[0]), self._scale, self._name)
+        return values
+
+
+def to_value(score: float, scale: float, name: str) -> float:
+    """The value in [-1, 1] of a score.
+
+    Raises:
+        SetupError: the score is not a finite number.
+    """
+    if not math.isfinite(score):
+        raise SetupError(
+            f"{name} gives scores that are not finite numbers",
+            remedy="Give --dtype float32, or train the process reward model again at a lower learning rate.",
+        )
+    return round(math.tanh(score / scale), 4)
+
+
+def _value_scale(config: Any, name: str) -> float:
+    """By what scores are divided, from a model's config.
+
+    Raises:
+        SetupError: it is no classifier with one label, or states a scale that is no positive number.
+    """
+    kinds = list(getattr(config, "architectures", None) or [])
+    if config.num_labels != 1 or not any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        raise SetupError(
+            f"{name} is no process reward model: {', '.join(kinds) or 'it'} with {config.num_labels} label(s), a "
+            "sequence classifier with one is needed",
+            remedy="Give a checkpoint that `rstar train-prm` made, or a reward model with one label.",
+        )
+    scale = getattr(config, VALUE_SCALE, 1.0)
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+        raise SetupError(
+            f"config.json of {name}: {VALUE_SCALE} must be a positive number, not {scale!r}",
+            remedy="Give a checkpoint that `rstar train-prm` made, or correct its config.json.",
+        )
+    return float(scale)
