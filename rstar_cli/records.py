@@ -115,10 +115,11 @@ class TreeNode(Row):
 
 
 class Rollout(Row):
-    """One backup: the node where the rollout ended, and the reward in [-1, 1]."""
+    """One backup: the node where the rollout ended, the reward in [-1, 1], and the tree's generated tokens by then."""
 
     leaf: int
     reward: float
+    tokens: int = 0
 
 
 class Tree(Row):

@@ -146,11 +146,13 @@ def _sampled(problems: list[Problem], table: EvalSetConfig, seed: int) -> list[P
 
 def _tasks(name: str, problems: list[Problem], config: EvaluateConfig, sampled: list[Problem]) -> list[_Task]:
     """What is asked for on one set: greedy on all of it, samples and search on some."""
+    if config.rollouts and config.method == "best-of-n":
+        raise UsageError("best-of-n is no search", remedy="Give --samples, or another --method.")
     tasks = [_Task(name, "greedy", problems, solve_greedily)]
     if config.samples and sampled:
         tasks.append(_Task(name, "samples", sampled, sample_solutions))
     if config.rollouts and sampled:
-        tasks.append(_Task(name, f"mcts@{config.rollouts}", sampled, search_solutions))
+        tasks.append(_Task(name, f"{config.method}@{config.rollouts}", sampled, search_solutions))
     return tasks
 
 
@@ -178,7 +180,8 @@ def _evaluate(tasks: list[_Task], models: _Models, config: EvaluateConfig, summa
 def _record(task: _Task, models: _Models, config: EvaluateConfig, rows: Path) -> StageRecord:
     """The task's entry in the manifest; greedy decoding hangs on none of the settings of samples and search."""
     identity = config.identity()
-    searching = {"samples", "rollouts", "candidates", "exploration", "rollout_style", "temperature", "aggregate", "prm"}
+    searching = {"samples", "method", "rollouts", "candidates", "exploration", "rollout_style", "rules", "wave"}
+    searching |= {"temperature", "aggregate", "prm"}
     used = {
         "greedy": set[str](),
         "samples": {"samples", "temperature", "aggregate"},

@@ -18,7 +18,7 @@ def figures_of(kind: str, rows: Sequence[EvalRow]) -> dict[str, dict[str, Any]]:
     """Figures by method.
 
     Args:
-        kind: `greedy`, `samples` or `mcts@r`: the middle part of the rows' file name.
+        kind: `greedy`, `samples`, or a search as `mcts@r`: the middle part of the rows' file name.
         rows: of all problems.
     """
     if kind != "samples":
@@ -32,7 +32,7 @@ def figures_of(kind: str, rows: Sequence[EvalRow]) -> dict[str, dict[str, Any]]:
 
 def kind_of(method: str) -> str:
     """The kind of rows that a method's figures are of."""
-    return method if method == "greedy" or method.startswith("mcts@") else "samples"
+    return "samples" if method.partition("@")[0] in ("majority", "best_of_n", "weighted", "pass") else method
 
 
 def _majority(samples: Sequence[EvalSample]) -> int | None:

@@ -330,7 +330,10 @@ def tree_row(problem_id: str, tree: Tree, policy: Policy) -> TreeRow:
         tokenizer=policy.info.tokenizer,
         tokens_generated=tree.tokens_generated,
         tokens_prefilled=sum(policy.count_tokens(segment) for segment in read),
-        rollouts=tuple(Rollout(leaf=leaf.id, reward=reward) for leaf, reward in tree.rollouts),
+        rollouts=tuple(
+            Rollout(leaf=leaf.id, reward=reward, tokens=tokens)
+            for (leaf, reward), tokens in zip(tree.rollouts, tree.spent, strict=True)
+        ),
         nodes=tuple(_node_row(node) for node in tree.nodes),
     )
 
