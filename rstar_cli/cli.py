@@ -24,6 +24,7 @@ from rstar_cli.config import (
 from rstar_cli.errors import RstarError, SetupError, UsageError
 from rstar_cli.layout import EMBEDDED, RunDir, default_run
 from rstar_cli.options import (
+    BenchBudgetPlace,
     BenchGraderPlace,
     BenchPlace,
     EvaluatePlace,
@@ -263,6 +264,21 @@ def bench_sandbox(place: BenchPlace, _given: dict[str, Any]) -> None:
 
     report = measure(place.workers, place.programs)
     _show(place, Summary("bench sandbox", describe(report), notes=warnings(report), data=report))
+
+
+@bench_app.command("budget")
+@flags(BenchBudgetPlace)
+def bench_budget(place: BenchBudgetPlace, _given: dict[str, Any]) -> None:
+    """Measure what each search method finds for equal generated tokens, with intervals and a plot.
+
+    [dim]rstar bench budget --count 500 --levels 3-5 --plot curves.svg[/dim]
+    """
+    from rstar_cli.bench.budget import bench
+    from rstar_cli.bench.budget_figures import describe
+    from rstar_cli.stages.common import Summary
+
+    report, files = bench(place)
+    _show(place, Summary("bench budget", dict(describe(report)), files=files, data=report))
 
 
 @bench_app.command("grader")

@@ -123,6 +123,35 @@ class BenchGraderPlace(Place):
     """Seconds after which math-verify is stopped; the grader keeps its own deadline."""
 
 
+class BenchBudgetPlace(Place):
+    """What `bench budget` searches."""
+
+    policy: str = "embedded"
+    """Policy: `embedded`, a checkpoint directory, or a hub id."""
+    prm: str | None = None
+    """PRM: a checkpoint directory or hub id; adds the accuracy of the solution that it chooses."""
+    problems: str | None = None
+    """A file of problems or a benchmark's name instead of generated ones."""
+    count: int = Field(100, ge=1)
+    """Problems."""
+    levels: str = "3-5"
+    """Levels of generated problems."""
+    seed: int = Field(0, ge=0)
+    """Seed of the generated problems and of all draws."""
+    methods: str = "greedy,best-of-n,swor,mcts,uct,beam,dvts"
+    """Methods to compare, with commas between."""
+    rollouts: int = Field(64, ge=1)
+    """Rollouts a problem; the widest beam."""
+    candidates: int = Field(4, ge=1)
+    """Candidate steps at a node (uct, puct, beam, dvts)."""
+    exploration: float = Field(1.4, ge=0)
+    """Exploration constant (mcts, uct, puct)."""
+    aggregate: Literal["last", "min", "product", "mean"] = "mean"
+    """A solution's value from the PRM's values of its steps."""
+    plot: Path | None = None
+    """Write the curves to this .svg or .png file."""
+
+
 PlaceT = TypeVar("PlaceT", bound=Place)
 Command = Callable[[PlaceT, dict[str, Any]], None]
 
