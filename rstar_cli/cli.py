@@ -25,6 +25,7 @@ from rstar_cli.errors import RstarError, SetupError, UsageError
 from rstar_cli.layout import EMBEDDED, RunDir, default_run
 from rstar_cli.options import (
     BenchBudgetPlace,
+    BenchEnginePlace,
     BenchGraderPlace,
     BenchPlace,
     EvaluatePlace,
@@ -264,6 +265,17 @@ def bench_sandbox(place: BenchPlace, _given: dict[str, Any]) -> None:
 
     report = measure(place.workers, place.programs)
     _show(place, Summary("bench sandbox", describe(report), notes=warnings(report), data=report))
+
+
+@bench_app.command("engine")
+@flags(BenchEnginePlace)
+def bench_engine(place: BenchEnginePlace, _given: dict[str, Any]) -> None:
+    """Measure how much of the engine's decode speed a search keeps, and the engine beside model.generate."""
+    from rstar_cli.bench.engine import describe, measure
+    from rstar_cli.stages.common import Summary
+
+    report = measure(place)
+    _show(place, Summary("bench engine", dict(describe(report)), data=report))
 
 
 @bench_app.command("budget")

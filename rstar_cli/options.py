@@ -123,6 +123,27 @@ class BenchGraderPlace(Place):
     """Seconds after which math-verify is stopped; the grader keeps its own deadline."""
 
 
+class BenchEnginePlace(Place):
+    """What `bench engine` runs."""
+
+    policy: str = "embedded"
+    """Policy: `embedded`, a checkpoint directory, or a hub id."""
+    count: int = Field(200, ge=1)
+    """Generated problems to search."""
+    method: Literal["swor", "mcts", "uct"] = "swor"
+    """Search method."""
+    rollouts: int = Field(16, ge=1)
+    """Rollouts a problem."""
+    replayed: int = Field(8, ge=1)
+    """Rounds of requests that `model.generate` is given, too: it is slow."""
+    device: str = "auto"
+    """Where the policy runs."""
+    batch: int = Field(0, ge=0)
+    """Sequences decoded at once; 0: fits the device."""
+    seed: int = Field(0, ge=0)
+    """Seed of the problems."""
+
+
 class BenchBudgetPlace(Place):
     """What `bench budget` searches."""
 

@@ -57,6 +57,7 @@ def draw(report: Mapping[str, Any], path: Path) -> Path:
         StorageError: the file can't be written.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
 
     curves = {"early_stop": report["early_stop"]}
     for kind in ("solved", "majority", "selected"):
@@ -80,6 +81,11 @@ def draw(report: Mapping[str, Any], path: Path) -> Path:
                 linewidth=1.2,
             )
         axes.set(xscale="log", xlabel="generated tokens a problem", ylabel="%", title=_TITLES[kind], ylim=(0, 100))
+        axes.set_xticks([50, 100, 200, 500, 1000, 2000, 5000])
+        axes.minorticks_off()
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+        spent = [p["tokens"] for points in found.values() for p in points]
+        axes.set_xlim(0.9 * min(spent), 1.1 * max(spent))
         axes.title.set_size(9)
         axes.grid(color="#E6E6E6")
         axes.spines[["top", "right"]].set_visible(False)

@@ -92,6 +92,21 @@ class TransformersPolicy:
         )
 
     @property
+    def model(self) -> Any:
+        """The model itself, for comparisons."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> StepTokenizer:
+        """Its tokenizer."""
+        return self._tokenizer
+
+    @property
+    def eos(self) -> frozenset[int]:
+        """Its end-of-sequence tokens."""
+        return self._endings.eos
+
+    @property
     def info(self) -> EngineInfo:
         """What the engine is."""
         device = str(self._shape.device)
