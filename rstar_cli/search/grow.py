@@ -15,7 +15,7 @@ from rstar_cli.protocols import ExecuteRequest, ExecutionResult, Grade, Sample, 
 from rstar_cli.records import StopReason
 from rstar_cli.search.sampling import request
 from rstar_cli.search.tree import Node, Tree, codes, printed, valid_children
-from rstar_cli.search.trie import ALTERNATIVES, Place, extend, opening, reserve, settle
+from rstar_cli.search.trie import ALTERNATIVES, Place, extend, opening, reserve
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,12 +229,10 @@ def _settle(new: Sequence[Node], ends: Sequence[Place]) -> None:
     """Say in the token trie what became of new steps: only below one that ran may something new come."""
     for child, end in zip(new, ends, strict=False):
         if child.valid:
-            child.place, end.step = end, child
-    last = ends[len(new) - 1]
-    if new[-1].stop is StopReason.STEP:
-        settle(last)
-    else:
-        last.close()
+            child.place = end
+            end.end_step(child)
+    if new[-1].stop is not StopReason.STEP:
+        ends[len(new) - 1].close()
 
 
 def _candidate(tree: Tree, parent: Node, segment: Segment, logprob: float, tokens: int) -> Node:

@@ -138,9 +138,8 @@ def share(node: Node) -> float:
     """The policy's probability of the step below its parent, by the token trie."""
     found, place = 1.0, node.place
     while place is not None and place.parent is not None:
-        above = place.parent
-        found *= above.shares[above.ids.index(place.tokens[0])]
-        place = above
+        found *= place.share
+        place = place.parent
         if place.step is not None:
             break
     return found
