@@ -24,9 +24,6 @@ from rstar_cli.protocols import LEAST_SHARE, Drawn
 if TYPE_CHECKING:
     from rstar_cli.search.tree import Node
 
-ALTERNATIVES = 16
-"""Tokens that a place may be left by."""
-
 NOTHING = 1e-9
 """A place with less than this unexplored is closed: what is left is rounding."""
 
