@@ -90,9 +90,17 @@ def settle(place: Place | None) -> None:
     """Reckon the shares of a place and of all above it anew."""
     while place is not None:
         if place.ids:
-            below = place.below()
-            place.rho = sum(share * rho for _, share, rho, _ in below)
-            place.fresh = sum(share * fresh for _, share, _, fresh in below)
+            rho = fresh = 0.0  # as `below` tells them; this loop is the hottest of a search
+            for token, share in zip(place.ids, place.shares, strict=True):
+                child = place.children.get(token)
+                if child is None:
+                    rho += share
+                    fresh += share
+                else:
+                    rho += share * child.rho
+                    if child.step is None:
+                        fresh += share * child.fresh
+            place.rho, place.fresh = rho, fresh
         place = place.parent
 
 
@@ -170,6 +178,10 @@ def extend(place: Place, drawn: Sequence[Drawn], segments: Iterable[int], temper
 def _likely(drawn: Drawn, temperature: float) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...]]:
     """The tokens that may stand in a token's place, the token itself among them; their shares and log-probabilities."""
     scale = 1.0 / temperature if temperature > 0 else 1.0
+    if drawn.token == drawn.ids[0] and (
+        len(drawn.ids) == 1 or exp((drawn.logprobs[1] - drawn.logprobs[0]) * scale) < LEAST_SHARE
+    ):
+        return (drawn.token,), (1.0,), drawn.logprobs[:1]  # most tokens: no other is likely
     first = max(drawn.logprobs)
     weights = [exp((value - first) * scale) for value in drawn.logprobs]
     least = LEAST_SHARE * sum(weights)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rstar_cli.config import GenerateConfig, SearchConfig, parse_escalation
-from rstar_cli.grader import Grader
-from rstar_cli.protocols import Policy, ScoreRequest, Segment, StepExecutor, StepScorer
+from rstar_cli.protocols import AnswerGrader, Policy, ScoreRequest, Segment, StepExecutor, StepScorer
 from rstar_cli.search.beam import beam_search
 from rstar_cli.search.driver import Driver, Flow, GradeMany
 from rstar_cli.search.grow import Growth
@@ -31,7 +30,7 @@ class Tools:
 
     policy: Policy
     sandbox: StepExecutor
-    grader: Grader
+    grader: AnswerGrader
     scorer: StepScorer | None = None
 
     def __post_init__(self) -> None:
