@@ -28,6 +28,7 @@ from rstar_cli.options import (
     BenchEnginePlace,
     BenchGraderPlace,
     BenchPlace,
+    BenchSearchPlace,
     EvaluatePlace,
     EvolvePlace,
     GeneratePlace,
@@ -265,6 +266,20 @@ def bench_sandbox(place: BenchPlace, _given: dict[str, Any]) -> None:
 
     report = measure(place.workers, place.programs)
     _show(place, Summary("bench sandbox", describe(report), notes=warnings(report), data=report))
+
+
+@bench_app.command("search")
+@flags(BenchSearchPlace)
+def bench_search(place: BenchSearchPlace, _given: dict[str, Any]) -> None:
+    """Measure what a search costs beside engine and sandbox: CPU and memory a node, and memory along a long queue.
+
+    [dim]rstar bench search --problems 20000[/dim]
+    """
+    from rstar_cli.bench.search import describe, measure
+    from rstar_cli.stages.common import Summary
+
+    report = measure(place.trees, place.problems)
+    _show(place, Summary("bench search", dict(describe(report)), data=report))
 
 
 @bench_app.command("engine")

@@ -112,6 +112,15 @@ class BenchPlace(Place):
     """Programs a measurement, of five steps each; as many steps are held at a time."""
 
 
+class BenchSearchPlace(Place):
+    """How much `bench search` measures."""
+
+    trees: int = Field(16, ge=1)
+    """Trees searched at once, for the cost a node."""
+    problems: int = Field(500, ge=1)
+    """Problems queued, for the memory."""
+
+
 class BenchGraderPlace(Place):
     """What `bench grader` grades."""
 

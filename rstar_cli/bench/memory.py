@@ -1,8 +1,10 @@
-"""What paused programs hold of this machine's memory."""
+"""What this process and paused programs hold of the machine's memory."""
 
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from pathlib import Path
 
 
@@ -30,3 +32,9 @@ def proportional_mb(pid: int) -> float | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("Pss:")), None)
+
+
+def peak_mb() -> float:
+    """The most that this process has held in memory so far, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

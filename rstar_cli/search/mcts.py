@@ -68,8 +68,7 @@ def search(tree: Tree, plan: Plan) -> Search:
                 leaves = [(yield from _rollout(tree, plan))]
             else:
                 leaves = yield from together(_rollouts(tree, plan, width))
-                for node in tree.nodes:
-                    node.in_flight = 0
+                _land(tree.root)
             for leaf in leaves:
                 if leaf is not None:
                     backup(tree, leaf, plan)
@@ -192,6 +191,16 @@ def _select(node: Node, plan: Plan) -> Node | None:
         if plan.rules == "upstream":
             return max(children, key=lambda c: (0.0 if score[c.id] == math.inf else score[c.id], -c.id), default=None)
     return max(children, key=lambda c: (score[c.id], c.prior or 0.0, -c.id), default=None)
+
+
+def _land(root: Node) -> None:
+    """Unmark every way down that a wave had in flight, and look at no node beside them."""
+    marked = [root]
+    while marked:
+        node = marked.pop()
+        if node.in_flight:
+            node.in_flight = 0
+            marked += node.children
 
 
 def _set_off(node: Node, plan: Plan) -> None:

@@ -179,9 +179,11 @@ def extend(place: Place, drawn: Sequence[Drawn], segments: Iterable[int], temper
 
 def _likely(drawn: Drawn, temperature: float) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...]]:
     """The tokens that may stand in a token's place, the token itself among them; their shares and log-probabilities."""
-    if len(drawn.ids) == 1:
-        return drawn.ids, (1.0,), drawn.logprobs
     scale = 1.0 / temperature if temperature > 0 else 1.0
+    if drawn.token == drawn.ids[0] and (
+        len(drawn.ids) == 1 or exp((drawn.logprobs[1] - drawn.logprobs[0]) * scale) < LEAST_SHARE
+    ):
+        return (drawn.token,), (1.0,), drawn.logprobs[:1]  # most tokens: no other is likely
     first = max(drawn.logprobs)
     weights = [exp((value - first) * scale) for value in drawn.logprobs]
     least = LEAST_SHARE * max(weights)

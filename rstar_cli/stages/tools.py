@@ -8,8 +8,7 @@ from typing import TypeVar
 
 from rstar_cli.config import GenerateConfig, SearchConfig, parse_escalation
 from rstar_cli.errors import UsageError
-from rstar_cli.grader import Grader
-from rstar_cli.protocols import Policy, ScoreRequest, Segment, StepExecutor, StepScorer
+from rstar_cli.protocols import AnswerGrader, Policy, ScoreRequest, Segment, StepExecutor, StepScorer
 from rstar_cli.search.beam import beam_search
 from rstar_cli.search.driver import Driver, Flow, GradeMany
 from rstar_cli.search.grow import Growth
@@ -32,7 +31,7 @@ class Tools:
 
     policy: Policy
     sandbox: StepExecutor
-    grader: Grader
+    grader: AnswerGrader
     scorer: StepScorer | None = None
 
     def __post_init__(self) -> None:
