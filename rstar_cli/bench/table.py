@@ -46,7 +46,7 @@ def write_step(number: int, way: Sequence[int]) -> str:
     if number <= STEPS:
         why = "put what is known so far into one expression and keep it"
         return f"\n# Step {number}, way {name}: {why}\nx{number} = {way[0]} * {CHOICES} + {way[1]}\n{STEP_END}"
-    return f"\n# Now print the final answer, way {name}\nprint({RIGHT if way[0] % 3 == 2 else WRONG})\n{CODE_END}"
+    return f"\n# Now print the final answer, way {name}\nprint({RIGHT if sum(way) % 3 == 2 else WRONG})\n{CODE_END}"
 
 
 def write_answer(printed: str) -> str:
