@@ -209,9 +209,9 @@ class GenerateConfig(SearchConfig):
     policy: str = "auto"
     """Policy: `auto` (the last round's), `embedded`, a checkpoint directory, or a hub id."""
     enough: int = Field(0, ge=0)
-    """Right solutions after which a problem's search ends; 0: all rollouts are used."""
+    """Right solutions after which a problem's search ends; 0: all rollouts are used (not beam, dvts)."""
     escalate: str = ""
-    """More rollouts for problems that are not solved by then, such as 64,128 (paper, round 4)."""
+    """More rollouts for problems that are not solved by then, such as 64,128 (paper, round 4) (not beam, dvts)."""
     budget_tokens: int | None = Field(None, ge=1)
     """Stop searching when so many tokens were generated; what was found by then is kept."""
     budget_hours: float | None = Field(None, gt=0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from rstar_cli.records import ExecutionStatus, Verdict
 
@@ -56,8 +56,11 @@ class SampleRequest:
     alternatives: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
+LEAST_SHARE = 1e-4
+"""Alternatives that are less than this times as likely as the likeliest, at the sampling temperature, are left out."""
+
+
+class Drawn(NamedTuple):
     """A sampled token, and the likeliest ones that might have stood in its place.
 
     Attributes:

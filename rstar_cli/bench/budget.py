@@ -159,10 +159,9 @@ def run(
 
 
 def _plan(method: str, config: GenerateConfig, tools: Tools) -> Plan:
-    scored = tools.scorer is not None
     if method == "greedy":
-        return Plan("best-of-n", 1, growth(config, temperature=0.0, scored=scored))
-    return plan_of(config.model_copy(update={"method": method, "escalate": "", "enough": 0}), scored=scored)
+        return Plan("best-of-n", 1, growth(config, tools, temperature=0.0))
+    return plan_of(config.model_copy(update={"method": method, "escalate": "", "enough": 0}), tools)
 
 
 def _ends(tree: Tree, gold: str, tools: Tools, plan: Plan) -> list[Found]:

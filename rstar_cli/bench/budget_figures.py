@@ -67,8 +67,8 @@ def draw(report: Mapping[str, Any], path: Path) -> Path:
     for axes, (kind, found) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         for method, points in found.items():
             values = [100 * p["accuracy"] for p in points]
-            below = [value - 100 * p["ci95"][0] for value, p in zip(values, points, strict=True)]
-            above = [100 * p["ci95"][1] - value for value, p in zip(values, points, strict=True)]
+            below = [max(0.0, value - 100 * p["ci95"][0]) for value, p in zip(values, points, strict=True)]
+            above = [max(0.0, 100 * p["ci95"][1] - value) for value, p in zip(values, points, strict=True)]
             axes.errorbar(
                 [p["tokens"] for p in points],
                 values,

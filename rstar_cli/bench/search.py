@@ -105,7 +105,7 @@ def _bytes(method: Method, rollouts: int) -> float:
 
 def _searches(method: Method, rollouts: int, count: int) -> Iterator[tuple[str, Tree, Search]]:
     config = GenerateConfig(method=method, rollouts=rollouts, candidates=CANDIDATES, max_depth=STEPS + 4)
-    plan = plan_of(config, scored=False)
+    plan = plan_of(config, Tools(TablePolicy(), LineExecutor(), EqualGrader()))
     for i in range(count):
         prompt = render_prompt(f"What is {i} plus {i * i}? Give the whole number.")
         yield str(i), *begin(prompt, derive_seed(0, i), plan)

@@ -6,12 +6,13 @@ a sample depends on nothing that runs beside it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rstar_cli.engines.cache import BatchStates, Entry
-from rstar_cli.protocols import Finish
+from rstar_cli.protocols import LEAST_SHARE, Drawn, Finish
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,8 +45,7 @@ class Row:
         given: tokens of the opening.
         alternatives: likeliest tokens to tell of at each new one.
         logprobs: of each sampled token, at temperature 1.
-        told: (token, its log-probability, likeliest tokens, theirs) of each, the end-of-sequence token too, where asked
-            for; the last two as arrays.
+        told: of each, the end-of-sequence token too, where asked for.
         ends: token counts at which its segments end, the opening counted.
         finish: why it ended; None while it runs.
     """
@@ -61,7 +61,7 @@ class Row:
     given: int = 0
     alternatives: int = 0
     logprobs: list[float] = field(default_factory=list)
-    told: list[tuple[int, float, Any, Any]] = field(default_factory=list)
+    told: list[Drawn] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     finish: Finish | None = None
 
@@ -178,6 +178,25 @@ def pick(logits: Tensor, temperatures: Tensor, keys: Tensor, steps: Tensor, alte
     return Picked(tokens, logprobs.gather(-1, tokens[:, None])[:, 0], likely.indices, likely.values)
 
 
+def _drawn(picked: Picked, temperatures: Tensor) -> list[tuple[list[int], list[float]]]:
+    """Of each row the likeliest tokens, those of a share below `LEAST_SHARE` left out, and their log-probabilities."""
+    values = picked.likely_logprobs
+    least = values[:, :1] + math.log(LEAST_SHARE) * temperatures[:, None]
+    counts = (values >= least).sum(-1).tolist()
+    rounded = values.double().round(decimals=4).tolist()
+    ids = picked.likely.tolist()
+    return [(row[:count], logprobs[:count]) for row, logprobs, count in zip(ids, rounded, counts, strict=True)]
+
+
+def _told(token: int, logprob: float, ids: list[int], logprobs: list[float], most: int) -> Drawn:
+    """A sampled token with at most so many of the likeliest ones, itself among them."""
+    ids, logprobs = ids[:most], logprobs[:most]
+    if token not in ids:
+        ids.append(token)
+        logprobs.append(round(logprob, 4))
+    return Drawn(token, tuple(ids), tuple(logprobs))
+
+
 class DecodeLoop:
     """A batch of rows under way. Rows lie side by side; one that ends gives its place to the last ones.
 
@@ -267,11 +286,11 @@ class DecodeLoop:
         ended: list[int] = []
         eos, closes = self._endings.eos, self._endings.closes
         may_close = self._endings.may_close[self._tokens].tolist()
-        likely, values = picked.likely.cpu().numpy(), picked.likely_logprobs.cpu().numpy()
         tokens, logprobs = picked.tokens.tolist(), picked.logprobs.tolist()
+        told = _drawn(picked, self._temperatures) if picked.likely.shape[1] else []
         for place, (row, token, logprob) in enumerate(zip(self._rows, tokens, logprobs, strict=True)):
             if row.alternatives:
-                row.told.append((token, logprob, likely[place, : row.alternatives], values[place, : row.alternatives]))
+                row.told.append(_told(token, logprob, *told[place], row.alternatives))
             if token in eos:
                 row.finish = "eos"
             else:

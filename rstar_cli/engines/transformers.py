@@ -13,7 +13,7 @@ from rstar_cli.engines.decode import DecodeLoop, Endings, Prefix, Row, Shape, si
 from rstar_cli.engines.prefix import CachedPrefix, prefill, run_model
 from rstar_cli.errors import SetupError
 from rstar_cli.prompts import STEP_END
-from rstar_cli.protocols import Drawn, EngineInfo, Sample, SampleRequest, Segment, TokenUsage
+from rstar_cli.protocols import EngineInfo, Sample, SampleRequest, Segment, TokenUsage
 from rstar_cli.tokens import StepTokenizer
 
 if TYPE_CHECKING:
@@ -278,18 +278,7 @@ class TransformersPolicy:
             begin = end
         counts[-1] += row.finish == "eos"
         assert row.finish is not None  # noqa: S101
-        return Sample(tuple(segments), tuple(logprobs), row.finish, tuple(counts), _drawn(row))
-
-
-def _drawn(row: Row) -> tuple[Drawn, ...]:
-    """The sampled tokens with the likeliest ones in their place."""
-    found: list[Drawn] = []
-    for token, logprob, likely, values in row.told:
-        ids, logprobs = tuple(likely.tolist()), tuple(values.round(4).tolist())
-        if token not in ids:
-            ids, logprobs = (*ids, token), (*logprobs, logprob)
-        found.append(Drawn(token, ids, tuple(round(value, 4) for value in logprobs)))
-    return tuple(found)
+        return Sample(tuple(segments), tuple(logprobs), row.finish, tuple(counts), tuple(row.told))
 
 
 class _Asked(CachedPrefix):

@@ -35,7 +35,7 @@ CLAIMS: dict[str, dict[str, Any]] = {
 """What others claim, by label: where it stands, and the accuracy in [0, 1] of rounds 0, 1, ..., None where it says
 none. None of it was measured here, and it is another model on other problems."""
 
-_KINDS = ("mcts", "best_of_n", "weighted", "majority", "pass")
+_KINDS = ("mcts", "swor", "uct", "puct", "beam", "dvts", "best_of_n", "weighted", "majority", "pass")
 """Methods beside `greedy`, the strongest use of gold last."""
 _COUNTS = ("problems", "solved", "solutions", "sft", "pairs", "step labels")
 

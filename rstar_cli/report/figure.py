@@ -14,12 +14,18 @@ from rstar_cli.report.collect import series, shown_methods
 _COLOURS = {
     "greedy": "#0072B2",
     "mcts": "#D55E00",
+    "swor": "#8C3B00",
+    "uct": "#E8A27A",
+    "puct": "#B35C2E",
+    "beam": "#5A5A5A",
+    "dvts": "#A0A0A0",
     "best_of_n": "#CC79A7",
     "weighted": "#009E73",
     "majority": "#E69F00",
     "pass": "#56B4E9",
 }
-"""By kind of method: the palette of Okabe & Ito (2008), told apart under every common colour blindness."""
+"""By kind of method: the palette of Okabe & Ito (2008), told apart under every common colour blindness; the tree
+searches beside `mcts`, of which a figure rarely has more than one, in shades of its colour and in greys."""
 _INK, _SOFT, _GREY, _FAINT = "#222222", "#5A5A5A", "#8A8A8A", "#E6E6E6"
 _MARKERS = "s^vDPX<>"
 _DASHES = ((4.0, 2.0), (1.2, 1.4), (6.0, 2.0, 1.2, 2.0))

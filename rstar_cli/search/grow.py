@@ -15,7 +15,7 @@ from rstar_cli.protocols import ExecuteRequest, ExecutionResult, Grade, Sample, 
 from rstar_cli.records import StopReason
 from rstar_cli.search.sampling import request
 from rstar_cli.search.tree import Node, Tree, codes, printed, valid_children
-from rstar_cli.search.trie import ALTERNATIVES, Place, extend, opening, reserve, settle
+from rstar_cli.search.trie import Place, extend, opening, reserve
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class Growth:
         max_depth: steps of a solution.
         temperature: of sampling; 0 is greedy.
         scored: whether a PRM values every step that runs.
+        alternatives: how many of the likeliest tokens a place in the trie may be left by.
     """
 
     max_step_tokens: int
@@ -54,6 +55,7 @@ class Growth:
     max_depth: int
     temperature: float = 1.0
     scored: bool = False
+    alternatives: int = 16
 
 
 def expand(tree: Tree, node: Node, candidates: int, growth: Growth) -> Steps:
@@ -134,7 +136,7 @@ def draw(tree: Tree, start: Node, growth: Growth, *, fresh: bool = False) -> Lea
         max_tokens=growth.max_tokens,
         temperature=growth.temperature,
         opening=tokens,
-        alternatives=ALTERNATIVES,
+        alternatives=growth.alternatives,
     )
     taken = len(tokens) > 0  # the token that the trie chose is new, too
     tree.tokens_generated += sum(sample.tokens) + taken
@@ -229,12 +231,10 @@ def _settle(new: Sequence[Node], ends: Sequence[Place]) -> None:
     """Say in the token trie what became of new steps: only below one that ran may something new come."""
     for child, end in zip(new, ends, strict=False):
         if child.valid:
-            child.place, end.step = end, child
-    last = ends[len(new) - 1]
-    if new[-1].stop is StopReason.STEP:
-        settle(last)
-    else:
-        last.close()
+            child.place = end
+            end.end_step(child)
+    if new[-1].stop is not StopReason.STEP:
+        ends[len(new) - 1].close()
 
 
 def _candidate(tree: Tree, parent: Node, segment: Segment, logprob: float, tokens: int) -> Node:

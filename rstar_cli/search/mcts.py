@@ -58,8 +58,10 @@ def search(tree: Tree, plan: Plan) -> Search:
     `MoreRequest` is granted.
     """
     for limit in (plan.rollouts, *plan.escalate):
-        if limit > plan.rollouts and (tree.right or not tree.root.open or not (yield MoreRequest(len(tree.rollouts)))):
-            break
+        if limit > plan.rollouts:
+            if tree.right or not (yield MoreRequest(len(tree.rollouts))):
+                break
+            _reopen(tree)
         while len(tree.rollouts) < limit and tree.root.open and not _is_enough(tree, plan):
             width = min(plan.wave, limit - len(tree.rollouts))
             if width == 1:  # nobody to share a batch with: no tuple, no virtual loss
@@ -71,6 +73,17 @@ def search(tree: Tree, plan: Plan) -> Search:
                 if leaf is not None:
                     backup(tree, leaf, plan)
     return tree
+
+
+def _reopen(tree: Tree) -> None:
+    """Have candidates drawn anew below every step, with new seeds, where nothing is left of those that were drawn.
+
+    A tree sampled without replacement stays as it is: what its trie has closed was seen.
+    """
+    if not tree.root.open:
+        for node in tree.nodes:
+            if node.stop is StopReason.STEP:
+                node.expanded = node.closed = False
 
 
 def _is_enough(tree: Tree, plan: Plan) -> bool:
@@ -137,9 +150,8 @@ def share(node: Node) -> float:
     """The policy's probability of the step below its parent, by the token trie."""
     found, place = 1.0, node.place
     while place is not None and place.parent is not None:
-        above = place.parent
-        found *= above.shares[above.ids.index(place.tokens[0])]
-        place = above
+        found *= place.share
+        place = place.parent
         if place.step is not None:
             break
     return found

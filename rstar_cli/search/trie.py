@@ -19,16 +19,10 @@ from math import exp
 from random import Random
 from typing import TYPE_CHECKING
 
-from rstar_cli.protocols import Drawn
+from rstar_cli.protocols import LEAST_SHARE, Drawn
 
 if TYPE_CHECKING:
     from rstar_cli.search.tree import Node
-
-ALTERNATIVES = 16
-"""Tokens that a place may be left by."""
-
-LEAST_SHARE = 1e-4
-"""Tokens less likely than this are left out, and so never drawn unless the policy itself did."""
 
 NOTHING = 1e-9
 """A place with less than this unexplored is closed: what is left is rounding."""
@@ -41,6 +35,7 @@ class Place:
         tokens: from the parent's end to here, the first of them one of the parent's `ids`; empty at the root.
         logprob: their log-probability at temperature 1, nats.
         parent: None at the root.
+        share: probability of the first token after the parent, at the sampling temperature; 1 at the root.
         step: the node whose last token stands here; None within a step, or where no rollout may pass.
         ids: tokens that may come next; empty where the policy was not asked yet, or nothing may come.
         shares: their probabilities at the sampling temperature; they sum to 1.
@@ -50,16 +45,31 @@ class Place:
         fresh: share of steps that are not known yet, in [0, 1].
     """
 
-    __slots__ = ("children", "fresh", "ids", "logprob", "logprobs", "parent", "rho", "shares", "step", "tokens")
+    __slots__ = (
+        "children",
+        "fresh",
+        "ids",
+        "logprob",
+        "logprobs",
+        "parent",
+        "rho",
+        "share",
+        "shares",
+        "step",
+        "tokens",
+    )
 
-    def __init__(self, parent: Place | None = None, token: int | None = None) -> None:
+    def __init__(self, parent: Place | None = None, number: int = 0) -> None:
+        """Plant the root, or the place after one of the parent's next tokens, by its number among them."""
         self.parent = parent
         self.tokens: list[int] = []
         self.logprob = 0.0
-        if parent is not None and token is not None:
-            self.tokens.append(token)
-            self.logprob = parent.logprobs[parent.ids.index(token)]
-            parent.children[token] = self
+        self.share = 1.0
+        if parent is not None:
+            self.tokens.append(parent.ids[number])
+            self.logprob = parent.logprobs[number]
+            self.share = parent.shares[number]
+            parent.children[parent.ids[number]] = self
         self.step: Node | None = None
         self.ids: tuple[int, ...] = ()
         self.shares: tuple[float, ...] = ()
@@ -68,39 +78,33 @@ class Place:
         self.rho = 1.0
         self.fresh = 1.0
 
-    def below(self) -> list[tuple[int, float, float, float]]:
-        """(token, share, rho, fresh) of each next token; of one that was never taken rho and fresh are 1."""
-        found = []
-        for token, share in zip(self.ids, self.shares, strict=True):
-            child = self.children.get(token)
-            if child is None:
-                found.append((token, share, 1.0, 1.0))
-            else:
-                found.append((token, share, child.rho, 0.0 if child.step is not None else child.fresh))
-        return found
+    def left(self, *, fresh: bool) -> list[float]:
+        """How much of each next token is left, at all or of steps that are not known yet; sums to `rho` or `fresh`."""
+        weights = list(self.shares)
+        for number, token in enumerate(self.ids):
+            if (child := self.children.get(token)) is not None:
+                part = (0.0 if child.step is not None else child.fresh) if fresh else child.rho
+                weights[number] *= max(0.0, part)
+        return weights
+
+    def end_step(self, step: Node) -> None:
+        """A step that ran ends here: it is known now."""
+        _add(self.parent, 0.0, -self.fresh * self.share)
+        self.step = step
 
     def close(self) -> None:
         """Nothing comes below this place; told to all above it."""
         self.ids, self.shares, self.logprobs, self.children = (), (), (), {}
-        self.rho = self.fresh = 0.0
-        settle(self.parent)
+        _add(self, -self.rho, -self.fresh)
 
 
-def settle(place: Place | None) -> None:
-    """Reckon the shares of a place and of all above it anew."""
+def _add(place: Place | None, rho: float, fresh: float) -> None:
+    """Change what is left at a place, and by that at all above it; a known step keeps `fresh` to itself."""
     while place is not None:
-        if place.ids:
-            rho = fresh = 0.0  # as `below` tells them; this loop is the hottest of a search
-            for token, share in zip(place.ids, place.shares, strict=True):
-                child = place.children.get(token)
-                if child is None:
-                    rho += share
-                    fresh += share
-                else:
-                    rho += share * child.rho
-                    if child.step is None:
-                        fresh += share * child.fresh
-            place.rho, place.fresh = rho, fresh
+        place.rho += rho
+        place.fresh += fresh
+        rho *= place.share
+        fresh = 0.0 if place.step is not None else fresh * place.share
         place = place.parent
 
 
@@ -116,19 +120,18 @@ def reserve(place: Place, rng: Random, *, fresh: bool) -> Place | None:
         A place that the policy goes on from; None where nothing is left.
     """
     while place.ids:
-        weights = [share * (new if fresh else rho) for _, share, rho, new in place.below()]
+        weights = place.left(fresh=fresh)
         if sum(weights) <= NOTHING:
             return None
-        (token,) = rng.choices(place.ids, weights)
-        child = place.children.get(token)
+        (number,) = rng.choices(range(len(weights)), weights)
+        child = place.children.get(place.ids[number])
         if child is None:
-            place = Place(place, token)
+            place = Place(place, number)
             break
         place = child
     if place.rho <= NOTHING:
         return None
-    place.rho = place.fresh = 0.0
-    settle(place.parent)
+    _add(place, -place.rho, -place.fresh)
     return place
 
 
@@ -153,9 +156,9 @@ def extend(place: Place, drawn: Sequence[Drawn], segments: Iterable[int], temper
         temperature: of sampling.
 
     Returns:
-        The place at the end of each step. The caller says what comes of each: `step`, `close`, and `settle`.
+        The place at the end of each step. The caller says what comes of each: `end_step` or `close`.
     """
-    place.rho = place.fresh = 1.0
+    _add(place, 1.0 - place.rho, 1.0 - place.fresh)
     ends: list[Place] = []
     tokens = iter(drawn)
     whole = place.step is not None or place.parent is None
@@ -168,10 +171,9 @@ def extend(place: Place, drawn: Sequence[Drawn], segments: Iterable[int], temper
                 place.logprob += logprobs[0]
                 continue
             place.ids, place.shares, place.logprobs = ids, shares, logprobs
-            place, whole = Place(place, each.token), False
+            place, whole = Place(place, ids.index(each.token)), False
         ends.append(place)
         whole = True
-    settle(place)
     return ends
 
 
@@ -184,7 +186,7 @@ def _likely(drawn: Drawn, temperature: float) -> tuple[tuple[int, ...], tuple[fl
         return (drawn.token,), (1.0,), drawn.logprobs[:1]  # most tokens: no other is likely
     first = max(drawn.logprobs)
     weights = [exp((value - first) * scale) for value in drawn.logprobs]
-    least = LEAST_SHARE * sum(weights)
+    least = LEAST_SHARE * max(weights)
     kept = [
         (token, weight, logprob)
         for token, weight, logprob in zip(drawn.ids, weights, drawn.logprobs, strict=True)

@@ -15,6 +15,7 @@ from rstar_cli.config import (
     TrainPolicyConfig,
     TrainPrmConfig,
     VerifyConfig,
+    parse_escalation,
 )
 from rstar_cli.errors import SetupError, UsageError
 from rstar_cli.jsonl import read_objects, read_rows
@@ -67,9 +68,17 @@ def _generate_cost(config: GenerateConfig, run: RunDir | None, number: int, prob
 
 def _search_bound(config: SearchConfig) -> int:
     """Tokens that the search of one problem may generate."""
-    rollout = config.candidates * config.max_step_tokens
-    rollout *= config.max_depth if config.rollout_style == "expand" else 1
-    return config.rollouts * (rollout + config.max_tokens + config.max_step_tokens)
+    rollouts = config.rollouts
+    if isinstance(config, GenerateConfig):
+        rollouts = max((rollouts, *parse_escalation(config.escalate)))
+    answer = config.max_step_tokens
+    if config.method in ("beam", "dvts"):
+        return config.max_depth * rollouts * (config.max_step_tokens + answer)
+    if config.method in ("swor", "mcts", "best-of-n"):
+        return rollouts * (config.max_tokens + answer)
+    expanded = config.candidates * config.max_step_tokens
+    expanded *= config.max_depth if config.rollout_style == "expand" else 1
+    return rollouts * (expanded + config.max_tokens + answer)
 
 
 def dry_run_verify(place: VerifyPlace, config: VerifyConfig, run: RunDir | None) -> Summary:

@@ -300,7 +300,7 @@ def search_problems(
         budget: says whether hard problems get more rollouts; is told of what is finished.
         flow: is kept up to date.
     """
-    plan = plan_of(config, scored=tools.scorer is not None)
+    plan = plan_of(config, tools)
     budget = budget or Budget(config, len(problems))
 
     def searches() -> Iterator[tuple[str, Tree, Search]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rstar_cli.config import EvaluateConfig
@@ -24,7 +25,7 @@ def solve_greedily(
     problems: list[Problem], tools: Tools, config: EvaluateConfig, few_shot: int, _seed: int, stop: Callable[[], bool]
 ) -> Iterator[EvalRow]:
     """One greedy solution a problem."""
-    plan = Plan("best-of-n", 1, growth(config, temperature=0.0, scored=False))
+    plan = Plan("best-of-n", 1, replace(growth(config, tools, temperature=0.0), scored=False))
     by_id = {p.id: p for p in problems}
     searches = ((p.id, *begin(_prompt(p, few_shot), 0, plan)) for p in problems)
     for key, tree in tools.driver(_no_gold).run(searches, config.in_flight, stop):
@@ -36,7 +37,7 @@ def sample_solutions(
     problems: list[Problem], tools: Tools, config: EvaluateConfig, few_shot: int, seed: int, stop: Callable[[], bool]
 ) -> Iterator[EvalRow]:
     """`config.samples` independent solutions a problem, each scored where there is a PRM."""
-    plan = Plan("best-of-n", 1, growth(config, temperature=config.temperature, scored=tools.scorer is not None))
+    plan = Plan("best-of-n", 1, growth(config, tools, temperature=config.temperature))
     by_id = {p.id: p for p in problems}
 
     def searches() -> Iterator[tuple[tuple[str, int], Tree, Search]]:
@@ -60,7 +61,7 @@ def search_solutions(
     problems: list[Problem], tools: Tools, config: EvaluateConfig, few_shot: int, seed: int, stop: Callable[[], bool]
 ) -> Iterator[EvalRow]:
     """Every finished trajectory of a search once, in order of its first visit."""
-    plan = plan_of(config, scored=tools.scorer is not None)
+    plan = plan_of(config, tools)
     by_id = {p.id: p for p in problems}
     searches = ((p.id, *begin(_prompt(p, few_shot), derive_seed(seed, p.id, "mcts"), plan)) for p in problems)
     for key, tree in tools.driver(_no_gold).run(searches, config.in_flight, stop):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rstar_cli.config import GenerateConfig, SearchConfig, parse_escalation
+from rstar_cli.errors import UsageError
 from rstar_cli.protocols import AnswerGrader, Policy, ScoreRequest, Segment, StepExecutor, StepScorer
 from rstar_cli.search.beam import beam_search
 from rstar_cli.search.driver import Driver, Flow, GradeMany
@@ -72,25 +73,47 @@ def _texts(segments: Iterable[Segment]) -> tuple[Segment, ...]:
     return tuple(Segment(segment.text) for segment in segments)
 
 
-def growth(config: SearchConfig, *, temperature: float, scored: bool) -> Growth:
+ALTERNATIVES = 16
+"""Tokens that a place in the trie may be left by; less likely ones are hardly ever drawn."""
+
+
+def growth(config: SearchConfig, tools: Tools, *, temperature: float) -> Growth:
     """How steps are drawn, as a stage's settings have it."""
-    return Growth(config.max_step_tokens, config.max_tokens, config.max_depth, temperature, scored)
+    return Growth(
+        config.max_step_tokens,
+        config.max_tokens,
+        config.max_depth,
+        temperature,
+        scored=tools.scorer is not None,
+        alternatives=min(ALTERNATIVES, tools.policy.info.alternatives),
+    )
 
 
-def plan_of(config: SearchConfig, *, scored: bool) -> Plan:
-    """How a search goes, as a stage's settings have it."""
-    budgeted = config if isinstance(config, GenerateConfig) else None
+def plan_of(config: SearchConfig, tools: Tools) -> Plan:
+    """How a search goes, as a stage's settings have it.
+
+    Raises:
+        UsageError: it samples without replacement, and the engine does not tell of alternatives.
+    """
+    told = tools.policy.info.alternatives
+    if config.method in ("swor", "mcts") and told < 2:
+        raise UsageError(
+            f"--method {config.method} samples without replacement, and {tools.policy.info.model} tells of "
+            f"{told or 'no'} likely token(s) beside a sampled one",
+            remedy="Give --method uct, or a server that gives top log-probabilities.",
+        )
+    more = config if isinstance(config, GenerateConfig) else None
     return Plan(
         method=config.method,
         rollouts=config.rollouts,
-        growth=growth(config, temperature=config.temperature, scored=scored),
+        growth=growth(config, tools, temperature=config.temperature),
         candidates=config.candidates,
         exploration=config.exploration,
         rollout_style=config.rollout_style,
         rules=config.rules,
         wave=config.wave,
-        enough=budgeted.enough if budgeted else 0,
-        escalate=parse_escalation(budgeted.escalate) if budgeted else (),
+        enough=more.enough if more is not None else 0,
+        escalate=parse_escalation(more.escalate) if more is not None else (),
         aggregate=config.aggregate,
     )
 

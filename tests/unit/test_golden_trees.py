@@ -10,10 +10,12 @@ import os
 import pytest
 
 from rstar_cli.config import GenerateConfig
+from rstar_cli.engines.scripted import ScriptedPolicy
+from rstar_cli.grader import Grader
 from rstar_cli.recipe import Recipe
 from rstar_cli.search.tree import Node, Tree
-from rstar_cli.stages.tools import plan_of
-from tests.helpers import GROWTH, ROOT, scripted_trees
+from rstar_cli.stages.tools import Tools, plan_of
+from tests.helpers import GROWTH, ROOT, LineExecutor, scripted_trees
 
 SEARCHES: dict[str, dict[str, object]] = {
     "swor": {"method": "swor"},
@@ -50,7 +52,8 @@ def drawn(tree: Tree) -> str:
 def test_trees_are_the_stored_ones(name: str) -> None:
     if name.startswith("preset-"):
         preset = {"preset": name.removeprefix("preset-"), "rollouts": 6, "max_depth": 8}
-        plan = plan_of(Recipe("", "none").stage(GenerateConfig, "generate", 1, preset), scored=False)
+        tools = Tools(ScriptedPolicy({}), LineExecutor(), Grader())
+        plan = plan_of(Recipe("", "none").stage(GenerateConfig, "generate", 1, preset), tools)
         settings = {key: getattr(plan, key) for key in type(plan).__slots__} | {"growth": GROWTH}
     else:
         settings = {"rollouts": 6, "candidates": 3, **SEARCHES[name]}
