@@ -39,15 +39,15 @@ SHARES = (0.1, 0.5, 1.0)
 """Parts of the queue after which its memory is read."""
 
 
-def measure(trees: int, queued: int, repetitions: int = 3) -> dict[str, Any]:
+def measure(trees: int, queued: int) -> dict[str, Any]:
     """Measure all; plain values by part.
 
     Args:
         trees: searched at once.
         queued: problems of the queue, searched with the scripted engine.
-        repetitions: tries of which the median counts.
     """
     settings = [(method, rollouts) for method, all_ in METHODS.items() for rollouts in all_]
+    repetitions = 3 if trees >= 4 else 1  # of fewer trees it is for trying the command out
     report: dict[str, Any] = {"trees": trees, "candidates": CANDIDATES}
     with StageProgress("bench search", len(settings) + 1) as progress:
         progress.update(0, "queue")
@@ -93,7 +93,7 @@ def _search(method: Method, rollouts: int, trees: int) -> dict[str, float]:
 def _bytes(method: Method, rollouts: int) -> float:
     """Bytes a node of a tree that is held."""
     tools = Tools(TablePolicy(), LineExecutor(), EqualGrader())
-    list(tools.driver(_grade).run(_searches(method, rollouts, 1), 1))  # what is made once
+    list(tools.driver(_grade).run(_searches(method, 1, 1), 1))  # what is made once
     gc.collect()
     tracemalloc.start()
     held = [tree for _, tree in tools.driver(_grade).run(_searches(method, rollouts, max(1, 16 // rollouts)), 1)]
