@@ -70,6 +70,21 @@ def check_openings(policy: VllmPolicy) -> None:
     assert sum(rest.tokens) == len(ids) - 4
     (branched,), *_ = policy.sample([ask(PROMPTS[2], opening=(*ids[:3], whole.drawn[3].ids[1]))])
     assert branched.segments != whole.segments
+    used = policy.usage.generated
+    (step,), *_ = policy.sample([ask(PROMPTS[2], stop=STEP_STOPS)])
+    (first,) = step.segments
+    assert first.token_ids is not None
+    spent = len(first.token_ids)
+    (ended,), *_ = policy.sample([ask(PROMPTS[2], stop=STEP_STOPS, opening=first.token_ids)])
+    assert ended == Sample((first,), (0.0,), "stop", (0,)), "the opening is all of it"
+    eos = min(policy._eos)
+    (ended,), *_ = policy.sample([ask(PROMPTS[2], opening=(*ids[:3], eos))])
+    text = policy._tokenizer.decode(ids[:3])
+    assert (ended.finish, ended.tokens, ended.segments[0].text) == ("eos", (0,), text)
+    (more,), *_ = policy.sample([ask(PROMPTS[2], opening=first.token_ids)])
+    assert more.segments == whole.segments, "the opening is the first step"
+    assert more.tokens == (0, *whole.tokens[1:])
+    assert policy.usage.generated - used == spent + sum(more.tokens) + 3, "an opening's last token counts"
     (sampled,) = policy.sample([ask(PROMPTS[2], n=8, temperature=2.0, alternatives=2)])
     rare = [drawn for sample in sampled for drawn in sample.drawn if len(drawn.ids) == 3]
     assert rare

@@ -43,6 +43,8 @@ ANSWER_SECONDS = 1200.0
 SAID_MOST = 300
 """Characters of a server's own words in an error."""
 
+_HERE = ("127.0.0.1", "localhost", "::1")
+
 _TRY_AGAIN = frozenset({408, 409, 425, 429})
 """Statuses below 500 that may pass."""
 
@@ -137,6 +139,7 @@ class Servers:
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             timeout=httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, pool=None),
             limits=httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+            trust_env=not all(urlsplit(url).hostname in _HERE for url in self.urls),  # no proxy where all are here
         )
 
     def start(self, work: Coroutine[Any, Any, AnswerT]) -> Future[AnswerT]:

@@ -245,17 +245,32 @@ def _classifier_head(model: Any, name: str) -> Head:
     Raises:
         SetupError: the model does not give one score a token, or states a scale that is no positive number.
     """
-    labels = model.config.num_labels
-    if labels != 1 or not hasattr(model, "score"):
+    scale = value_scale(model.config, name, type(model).__name__, classifies=hasattr(model, "score"))
+    return Head(lambda hidden: model.score(hidden)[:, 0], scale)
+
+
+def value_scale(config: Any, name: str, kind: str, *, classifies: bool) -> float:
+    """By what a model's scores are divided before their tanh, > 0.
+
+    Args:
+        config: the model's, of transformers.
+        name: what to call the model.
+        kind: its class.
+        classifies: whether it has a head over labels.
+
+    Raises:
+        SetupError: it does not give one score a token, or states a scale that is no positive number.
+    """
+    if config.num_labels != 1 or not classifies:
         raise SetupError(
-            f"{name} is no process reward model: {type(model).__name__} with {labels} label(s), a head `score` over "
-            "one label is needed",
+            f"{name} is no process reward model: {kind or 'a model'} with {config.num_labels} label(s), a head `score` "
+            "over one label is needed",
             remedy="Give a checkpoint that `rstar train-prm` made, or a reward model with one label.",
         )
-    scale = getattr(model.config, VALUE_SCALE, 1.0)
+    scale = getattr(config, VALUE_SCALE, 1.0)
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
         raise SetupError(
             f"config.json of {name}: {VALUE_SCALE} must be a positive number, not {scale!r}",
             remedy="Give a checkpoint that `rstar train-prm` made, or correct its config.json.",
         )
-    return Head(lambda hidden: model.score(hidden)[:, 0], float(scale))
+    return float(scale)

@@ -137,9 +137,13 @@ class VllmPolicy:
         """
         start = (*self._tokenizer.prefix_ids(request.prefix), *request.opening)
         checkpoint.check_tokens(start, self._engine.vocabulary, self._name)
+        self._usage.generated += bool(request.opening)
         self._ended[ticket] = []
         for draw in range(request.n):
-            self._go_on(_Row(ticket, draw, request, start))
+            row = _Row(ticket, draw, request, start)
+            if request.opening:
+                self._begin(row)
+            self._go_on(row)
 
     def poll(self) -> list[tuple[int, list[Sample]]]:
         """Wait until a request is answered; (ticket, samples) of those that are. Empty: nothing is asked.
@@ -164,6 +168,13 @@ class VllmPolicy:
         while len(answers) < len(requests):
             answers.update(self.poll())
         return [answers[ticket] for ticket in range(len(requests))]
+
+    def _begin(self, row: _Row) -> None:
+        """Note what the opening ends already: a step, or all of it."""
+        if row.request.opening[-1] in self._eos:
+            row.finish = "eos"
+        elif self._closes(row):
+            row.finish = "stop"
 
     def _go_on(self, row: _Row) -> None:
         """Ask the engine for a row's next tokens, or note that it has ended."""
@@ -220,7 +231,7 @@ class VllmPolicy:
     def _closes(self, row: _Row) -> bool:
         """Note a segment that the newest token ended; whether it ended the sample."""
         tags = (*row.request.stop, STEP_END)
-        newest = self._text((row.ids[-1],))
+        newest = self._text((row.step_ids[-1],))
         if newest.isascii() and not any(tag[-1] in newest for tag in tags):
             return False
         ids = row.step_ids
@@ -236,6 +247,9 @@ class VllmPolicy:
     def _sample(self, row: _Row) -> Sample:
         """A row that ended as segments: the text up to each tag; its tokens where they end with the tag, too."""
         ids, opening = row.step_ids, len(row.request.opening)
+        given_eos = row.finish == "eos" and ids[-1:] and ids[-1] in self._eos  # the opening's own: no new token
+        if given_eos:
+            ids = ids[:-1]
         ends = list(row.ends)
         if not ends or ends[-1][0] < len(ids):
             ends.append((len(ids), 0))
@@ -253,7 +267,7 @@ class VllmPolicy:
             counts.append(len(row.ids[new]))
             begin = end
         assert row.finish is not None  # noqa: S101
-        counts[-1] += row.finish == "eos"
+        counts[-1] += row.finish == "eos" and not given_eos
         return Sample(tuple(segments), tuple(logprobs), row.finish, tuple(counts), tuple(row.drawn))
 
     def _decode(self, ids: tuple[int, ...]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rstar_cli.engines import checkpoint
-from rstar_cli.engines.prm import BEYOND_CONTEXT, VALUE_SCALE
+from rstar_cli.engines.prm import BEYOND_CONTEXT, value_scale
 from rstar_cli.engines.vllm_start import SCORER_SHARE, Engine, read_adapter
 from rstar_cli.errors import SetupError
 from rstar_cli.protocols import EngineInfo, ScoreRequest, Segment
@@ -39,7 +39,7 @@ class VllmScorer:
         self._engine = engine
         self._tokenizer = tokenizer
         self._name = name
-        self._scale = _value_scale(engine.config.hf_config, name)
+        self._scale = classifier_scale(engine.config.hf_config, name)
         self._scored = 0
 
     @classmethod
@@ -84,7 +84,7 @@ class VllmScorer:
             SetupError: the tokenizer writes tokens that the model does not know, vLLM's engine died, or a score is not
                 a finite number.
         """
-        ends = [[self._ends(request.prefix, branch) for branch in request.branches] for request in requests]
+        ends = [[step_ends(self._tokenizer, each.prefix, branch) for branch in each.branches] for each in requests]
         values = self._values({ids for branches in ends for branch in branches for ids in branch})
         return [[tuple(values[ids] for ids in branch) for branch in branches] for branches in ends]
 
@@ -94,10 +94,6 @@ class VllmScorer:
     def close(self) -> None:
         """Free the memory."""
         self._engine.close()
-
-    def _ends(self, prefix: Sequence[Segment], branch: Sequence[Segment]) -> list[tuple[int, ...]]:
-        """Token ids of the solution up to the end of each of a branch's segments."""
-        return [tuple(self._tokenizer.prefix_ids([*prefix, *branch[: i + 1]])) for i in range(len(branch))]
 
     def _values(self, solutions: set[tuple[int, ...]]) -> dict[tuple[int, ...], float]:
         from vllm import PoolingParams
@@ -130,23 +126,17 @@ def to_value(score: float, scale: float, name: str) -> float:
     return round(math.tanh(score / scale), 4)
 
 
-def _value_scale(config: Any, name: str) -> float:
-    """By what scores are divided, from a model's config.
+def classifies(config: Any) -> bool:
+    """Whether a model's config names a sequence classifier, which vLLM takes as it is."""
+    return any(kind.endswith("ForSequenceClassification") for kind in getattr(config, "architectures", None) or ())
 
-    Raises:
-        SetupError: it is no classifier with one label, or states a scale that is no positive number.
-    """
-    kinds = list(getattr(config, "architectures", None) or [])
-    if config.num_labels != 1 or not any(kind.endswith("ForSequenceClassification") for kind in kinds):
-        raise SetupError(
-            f"{name} is no process reward model: {', '.join(kinds) or 'it'} with {config.num_labels} label(s), a "
-            "sequence classifier with one is needed",
-            remedy="Give a checkpoint that `rstar train-prm` made, or a reward model with one label.",
-        )
-    scale = getattr(config, VALUE_SCALE, 1.0)
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
-        raise SetupError(
-            f"config.json of {name}: {VALUE_SCALE} must be a positive number, not {scale!r}",
-            remedy="Give a checkpoint that `rstar train-prm` made, or correct its config.json.",
-        )
-    return float(scale)
+
+def classifier_scale(config: Any, name: str) -> float:
+    """By what the scores of a model that is not at hand itself are divided, from its config; see `value_scale`."""
+    kinds = ", ".join(getattr(config, "architectures", None) or ())
+    return value_scale(config, name, kinds, classifies=classifies(config))
+
+
+def step_ends(tokenizer: StepTokenizer, prefix: Sequence[Segment], branch: Sequence[Segment]) -> list[tuple[int, ...]]:
+    """Token ids of the solution up to the end of each of a branch's segments."""
+    return [tuple(tokenizer.prefix_ids([*prefix, *branch[: i + 1]])) for i in range(len(branch))]

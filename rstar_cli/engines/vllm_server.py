@@ -21,7 +21,15 @@ from typing import Any
 
 from rstar_cli.engines import watchdog
 from rstar_cli.engines.openai import ServerPolicy
-from rstar_cli.engines.vllm_start import PAIRS, POLICY_SHARE, QUIET, memory_options, number_format, read_adapter
+from rstar_cli.engines.vllm_start import (
+    PAIRS,
+    POLICY_SHARE,
+    QUIET,
+    SCORER_SHARE,
+    memory_options,
+    number_format,
+    read_adapter,
+)
 from rstar_cli.errors import SetupError
 from rstar_cli.protocols import EngineInfo, Policy, TokenUsage
 
@@ -33,6 +41,16 @@ CONCURRENCY = 512
 
 _TAIL = 1500
 """Characters of the log in an error."""
+
+_SAMPLES = {
+    "max_logprobs": 20,
+    "generation_config": "vllm",  # what a checkpoint says of sampling would change what we ask for
+    "enable_prompt_tokens_details": True,  # tells what came from the cache
+}
+"""Options for a policy."""
+
+_SCORES = {"runner": "pooling"}
+"""Options for a PRM."""
 
 _PROBE = "import vllm.platforms as p; print('on:' + str(p.current_platform.device_type))"
 
@@ -75,14 +93,17 @@ class VllmServer:
             raise
 
     @classmethod
-    def start(cls, python: str, model: str, *, device: str = "auto", dtype: str = "auto") -> VllmServer:
-        """Start a server for a policy.
+    def start(
+        cls, python: str, model: str, *, device: str = "auto", dtype: str = "auto", scores: bool = False
+    ) -> VllmServer:
+        """Start a server for a policy or a PRM.
 
         Args:
             python: of the virtual environment with vLLM.
             model: checkpoint directory, one of LoRA adapters, or hub id.
             device: `auto`, `cpu` or `cuda`.
             dtype: `auto` (bfloat16 on a GPU, float32 on a CPU), `float32` or `bfloat16`.
+            scores: the model is a sequence classifier, served at `/classify`.
 
         Raises:
             SetupError: that Python has no vLLM for the device, or the server does not come up.
@@ -90,20 +111,19 @@ class VllmServer:
         place = _probe(python, device)
         adapter = read_adapter(model)
         port = _free_port()
+        name = "prm" if scores else "policy"
         options: dict[str, Any] = {
             "host": "127.0.0.1",
             "port": port,
-            "served_model_name": "policy",
+            "served_model_name": name,
             "tokenizer": adapter.tokenizer,
             "dtype": number_format(place, dtype),
             "load_format": "safetensors",
             "max_model_len": -1,
-            "max_logprobs": 20,
-            "generation_config": "vllm",  # what a checkpoint says of sampling would change what we ask for
             "enable_prefix_caching": True,
-            **memory_options(place, POLICY_SHARE),
+            **(_SCORES if scores else _SAMPLES),
+            **memory_options(place, SCORER_SHARE if scores else POLICY_SHARE),
         }
-        name = "policy"
         if adapter.lora is not None:
             name = "adapter"
             options |= {"enable_lora": True, "max_lora_rank": adapter.rank, "lora_modules": f"{name}={adapter.lora}"}
@@ -234,7 +254,7 @@ def _probe(python: str, device: str) -> str:
 
 def _environment() -> dict[str, str]:
     """Ours, without what points at our own packages."""
-    own = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
+    own = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "VLLM_API_KEY"}  # with the last it would want a key of us
     told = {name: value for name, value in QUIET.items() if name != "VLLM_LOGGING_LEVEL"}  # it has a log of its own
     return {**told, **{name: value for name, value in os.environ.items() if name not in own}}
 

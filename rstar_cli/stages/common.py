@@ -263,6 +263,12 @@ def open_scorer(config: SearchConfig, prm: str) -> StepScorer:
         from rstar_cli.engines.vllm_prm import VllmScorer
 
         return VllmScorer.load(prm, device=config.device, dtype=config.dtype, max_rows=config.batch or None)
+    if config.engine == "vllm-server":
+        from rstar_cli.engines.vllm_server_prm import VllmServerScorer, is_servable
+
+        if is_servable(prm):  # public PRMs run here, beside the server
+            place = prm_device(config)
+            return VllmServerScorer.load(prm, config.server_python, device=place, dtype=config.dtype)
     from rstar_cli.engines.prm_adapters import read_scorer
 
     return read_scorer(prm, device=prm_device(config), dtype=config.dtype)

@@ -13,11 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from rstar_cli.engines.prm import BEYOND_CONTEXT, TransformersScorer
 from rstar_cli.engines.vllm_server import VllmServer, _free_port, _probe
+from rstar_cli.engines.vllm_server_prm import VllmServerScorer, is_servable
 from rstar_cli.errors import SetupError
 from rstar_cli.layout import model_path
+from rstar_cli.prompts import STEP_END, render_prompt
+from rstar_cli.protocols import ScoreRequest, Segment
 from tests.helpers import ROOT
-from tests.unit.test_vllm_engine import vllm_python  # noqa: F401
+from tests.unit.test_vllm_engine import save_checkpoints, vllm_python  # noqa: F401
 
 SERVER = """
 import http.server, subprocess, sys
@@ -98,6 +102,47 @@ def test_a_python_without_vllm_is_refused() -> None:
         with pytest.raises(SetupError, match=why) as raised:
             _probe(python, "auto")
         assert "pip install vllm" in raised.value.remedy
+
+
+@pytest.mark.slow
+def test_a_real_server_scores_as_the_transformers_engine(vllm_python: str, tmp_path: Path) -> None:  # noqa: F811
+    save_checkpoints(tmp_path)
+    place = str(tmp_path / "prm")
+    ours, scorer = TransformersScorer.load(place, device="cpu"), VllmServerScorer.load(place, vllm_python)
+    try:
+        assert scorer.info.tokenizer == ours.info.tokenizer
+        prompts = [Segment(render_prompt(f"Ana has {n} boxes with {n + 3} apples in each.")) for n in range(40)]
+        steps = [Segment(f"\n# add {n}\nx = {n}{' + 1' * (n % 7)}\n{STEP_END}") for n in range(43)]
+        requests = [
+            ScoreRequest((prompt, *steps[: n % 4]), ((steps[n],), (steps[n + 1], steps[n + 2])))
+            for n, prompt in enumerate(prompts)
+        ]
+        found, own = scorer.score(requests), ours.score(requests)
+        assert scorer.score(requests) == found, "from the cache"
+        values = [v for branches in found for branch in branches for v in branch]
+        assert len(values) == 120
+        assert max(values) - min(values) > 0.01
+        assert values == pytest.approx([v for bs in own for branch in bs for v in branch], abs=1e-2)
+        length = len(scorer._tokenizer.prefix_ids(prompts[:1]))
+        fits = Segment("", (5,) * (scorer._context - length))
+        ((end, beyond),) = scorer.score([ScoreRequest(prompts[:1], ((fits, Segment("", (5,))),))])[0]
+        assert end > BEYOND_CONTEXT == beyond
+    finally:
+        scorer.close()
+
+
+def test_a_server_gets_classifiers_with_one_label_alone(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="no PRM at"):
+        is_servable(str(tmp_path))
+    assert not is_servable(model_path("embedded"))
+    with pytest.raises(SetupError, match="no process reward model: Qwen2ForCausalLM"):
+        VllmServerScorer.load(model_path("embedded"), sys.executable)
+    config = json.loads((Path(model_path("embedded")) / "config.json").read_text())
+    classifier = {**config, "architectures": ["Qwen2ForSequenceClassification"], "num_labels": 1}
+    (tmp_path / "config.json").write_text(json.dumps({**classifier, "rstar_value_scale": -1}))
+    assert is_servable(str(tmp_path))
+    with pytest.raises(SetupError, match="must be a positive number"):
+        VllmServerScorer.load(str(tmp_path), sys.executable)
 
 
 @pytest.mark.slow
