@@ -31,7 +31,7 @@ LEAST_SHARE = 1e-4
 """Tokens less likely than this are left out, and so never drawn unless the policy itself did."""
 
 NOTHING = 1e-9
-"""A place with less than this unexplored is closed: what is left is rounding."""
+"""A step with less than this unexplored below it is left alone: what is left is too unlikely to be worth a draw."""
 
 
 class Place:
@@ -109,7 +109,7 @@ def reserve(place: Place, rng: Random, *, fresh: bool) -> Place | None:
     """
     while place.ids:
         weights = [share * (new if fresh else rho) for _, share, rho, new in place.below()]
-        if sum(weights) <= NOTHING:
+        if sum(weights) <= 0:
             return None
         (token,) = rng.choices(place.ids, weights)
         child = place.children.get(token)
@@ -117,7 +117,7 @@ def reserve(place: Place, rng: Random, *, fresh: bool) -> Place | None:
             place = Place(place, token)
             break
         place = child
-    if place.rho <= NOTHING:
+    if place.rho <= 0:
         return None
     place.rho = place.fresh = 0.0
     settle(place.parent)
