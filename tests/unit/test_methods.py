@@ -165,6 +165,18 @@ def test_a_small_tree_is_exhausted(method: str, wave: int) -> None:
         assert not tree.root.open
 
 
+@every_wave
+def test_samples_that_begin_alike_share_their_steps(wave: int) -> None:
+    """Those of one wave, too: a step that runs has no duplicate beside it."""
+    trees, _ = scripted_trees(16, rollouts=24, wave=wave, **METHODS["best-of-n"])
+    for tree in trees.values():
+        assert len(tree.rollouts) == 24
+        for node in tree.nodes:
+            running = {child.segment for child in valid_children(node)}
+            assert not any(child.segment in running for child in node.children if not child.valid)
+    assert any(node.visits > 1 for tree in trees.values() for node in tree.nodes[1:])
+
+
 @pytest.mark.parametrize("method", ["uct", "uct-complete", "puct"])
 def test_what_is_exhausted_is_left(method: str) -> None:
     trees, _ = scripted_trees(6, rollouts=500, **{**METHODS[method], "candidates": 2})
@@ -240,9 +252,10 @@ def answered(searching: Search, answer: Callable[[Question], Any]) -> Tree:
 
 
 @pytest.mark.parametrize("method", ["uct", "puct"])
-def test_rollouts_of_a_wave_go_to_different_places(method: str) -> None:
+@pytest.mark.parametrize("style", ["expand", "complete"])
+def test_rollouts_of_a_wave_go_to_different_places(method: str, style: str) -> None:
     """They are kept apart by a virtual loss, which is taken back."""
-    tree, searching = begin("p", 0, Plan(method, 9, GROWTH, 4, 2.0, "complete", wave=4))  # type: ignore[arg-type]
+    tree, searching = begin("p", 0, Plan(method, 9, GROWTH, 4, 2.0, style, wave=4))  # type: ignore[arg-type]
     executor = LineExecutor()
     waves: list[list[tuple[Segment, ...]]] = []
     told: Any = None
