@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,12 +79,29 @@ class LineExecutor:
 
 
 def scripted_trees(
-    count: int, *, in_flight: int = 8, seed: int = 0, see_gold: bool = True, scored: bool = False, **config: object
+    count: int,
+    *,
+    in_flight: int = 8,
+    seed: int = 0,
+    see_gold: bool = True,
+    scored: bool = False,
+    backwards: bool = False,
+    wrong_gold: bool = False,
+    executor: LineExecutor | None = None,
+    more: Callable[[], bool] = lambda: True,
+    **config: object,
 ) -> tuple[dict[str, Tree], ScriptedPolicy]:
-    """Search `count` made-up problems with the scripted engine, and with its PRM where `scored`."""
+    """Search `count` made-up problems with the scripted engine, and with its PRM where `scored`.
+
+    `backwards` takes the problems in the other order; `wrong_gold` gives each problem the answer of another one.
+    """
     prompts = {f"p{i}": render_prompt(f"What is {i} plus {i * i}?") for i in range(count)}
     gold = {key: str(i + i * i) for i, key in enumerate(prompts)}
     policy = ScriptedPolicy({prompts[key]: gold[key] for key in prompts})
+    if wrong_gold:
+        gold = dict(zip(gold, [*list(gold.values())[1:], "0"], strict=True))
+    if backwards:
+        prompts = dict(reversed(prompts.items()))
     settings: dict[str, object] = {
         "method": "uct",
         "rollouts": 8,
@@ -101,5 +118,5 @@ def scripted_trees(
         return [Grade(Verdict.CORRECT if gold[k] == a else Verdict.INCORRECT, "test") for k, a in answers]
 
     searches = ((key, *begin(prompt, derive_seed(seed, key), plan)) for key, prompt in prompts.items())
-    driver = Driver(policy, LineExecutor(), grade, ScriptedScorer() if scored else None)
+    driver = Driver(policy, executor or LineExecutor(), grade, ScriptedScorer() if scored else None, more)
     return dict(driver.run(searches, in_flight)), policy

@@ -1,7 +1,8 @@
 """How a tree grows: draw candidate steps below a node, or complete a solution in one generation.
 
 These are generators. They yield questions (`SampleRequest`, `ExecuteRequest`, `ScoreRequest`, `GradeRequest`) and are
-sent the answers; `driver.py` answers them for many trees at once.
+sent the answers; `driver.py` answers them for many trees at once. A node comes into the tree once it is known what
+became of its code, so that rollouts in flight at the same time meet no step that may yet fail.
 """
 
 from __future__ import annotations
@@ -75,17 +76,19 @@ def expand(tree: Tree, node: Node, candidates: int, growth: Growth) -> Steps:
         max_tokens=growth.max_step_tokens,
         temperature=growth.temperature,
     )
-    drawn: list[Node] = []
-    for sample in samples:
-        tree.tokens_generated += sum(sample.tokens)
-        drawn.append(_candidate(tree, node, sample.segments[0], sample.logprobs[0], sample.tokens[0]))
-    runnable = [child for child in drawn if child.valid]
+    tree.tokens_generated += sum(sum(sample.tokens) for sample in samples)
+    links = [(sample.segments[0], sample.logprobs[0], sample.tokens[0]) for sample in samples]
+    runnable = {link[0].text: code for link in links for code in _to_run(node, [link], growth)}
+    results: dict[str, ExecutionResult] = {}
     if runnable:
         branches: list[list[ExecutionResult]] = yield ExecuteRequest(
-            codes(node), tuple((child.code,) for child in runnable), tree.prompt.text
+            codes(node), tuple((code,) for code in runnable.values()), tree.prompt.text
         )
-        for child, (result,) in zip(runnable, branches, strict=True):
-            _executed(child, result, growth)
+        results = {text: result for text, (result,) in zip(runnable, branches, strict=True)}
+    drawn = [_candidate(tree, node, *link) for link in links]
+    for child, link in zip(drawn, links, strict=True):
+        if child.valid:
+            _executed(child, results[link[0].text], growth)
     if growth.scored:
         yield from _score(tree, node, [[child] for child in drawn if child.valid])
 
@@ -163,6 +166,8 @@ def answer(tree: Tree, node: Node, growth: Growth) -> Generator[Question, Any, N
         temperature=growth.temperature,
     )
     tree.tokens_generated += sum(sample.tokens)
+    if (known := next(iter(valid_children(node)), None)) is not None:
+        return known  # another rollout in flight was here first
     node.expanded = True
     child = _candidate(tree, node, sample.segments[0], sample.logprobs[0], sample.tokens[0])
     if not child.valid:
@@ -197,34 +202,44 @@ def _follow(
         growth: how steps are drawn.
         ends: where they end in the token trie; then all of them are new.
     """
-    begun = 0
-    while not ends and begun < len(chain) and (known := _known(node, chain[begun][0])) is not None:
-        node = known
-        begun += 1
-    start = node
+    while not ends and chain and (known := _known(node, chain[0][0])) is not None:
+        node, chain = known, chain[1:]
+    start, code = node, _to_run(node, chain, growth)
+    results: list[ExecutionResult] = []
+    if code:
+        (results,) = yield ExecuteRequest(codes(start), (code,), tree.prompt.text)
     new: list[Node] = []
-    for link in chain[begun:]:
-        if node.stop is StopReason.STEP and node.depth >= growth.max_depth:
+    for place, link in enumerate(chain):
+        if node.stop is not StopReason.STEP:
             break
-        node = _candidate(tree, node, *link)
-        new.append(node)
-        if not node.valid:
+        if not ends and (known := _known(node, link[0])) is not None:
+            node = known  # another rollout in flight was here first
+            continue
+        child = _candidate(tree, node, *link)
+        new.append(child)
+        if child.valid:
+            _executed(child, results[place], growth)
+        if not child.valid:
             break
-    to_run = [child for child in new if child.valid]
-    if to_run:
-        (results,) = yield ExecuteRequest(codes(start), (tuple(child.code for child in to_run),), tree.prompt.text)
-        for child, result in zip(to_run, results, strict=False):
-            _executed(child, result, growth)
-        if not results[-1].ok and len(results) < len(
-            new
-        ):  # what was sampled after a failed step has no state to run on
-            _cut(tree, new[len(results)])
-            new = new[: len(results)]
+        node = child
     if ends:
         _settle(new, ends)
-    if growth.scored:
-        yield from _score(tree, start, [[child for child in new if child.valid]])
-    return next((child for child in reversed(new) if child.valid), start)
+    if growth.scored and new:
+        yield from _score(tree, new[0].parent or start, [[child for child in new if child.valid]])
+    return node
+
+
+def _to_run(node: Node, chain: Sequence[Link], growth: Growth) -> tuple[str, ...]:
+    """The code of sampled steps below `node`, up to the first that is no step, or one that is there already."""
+    found: list[str] = []
+    for segment, _, _ in chain[: growth.max_depth - node.depth]:
+        step = parse_step(segment.text, after_code=node.stop is StopReason.CODE)
+        if step.kind not in ("step", "code") or (not found and _is_twin(node, segment)):
+            break
+        found.append(step.code)
+        if step.kind == "code":
+            break
+    return tuple(found)
 
 
 def _settle(new: Sequence[Node], ends: Sequence[Place]) -> None:
@@ -238,8 +253,8 @@ def _settle(new: Sequence[Node], ends: Sequence[Place]) -> None:
 
 
 def _candidate(tree: Tree, parent: Node, segment: Segment, logprob: float, tokens: int) -> Node:
-    """A sampled step as a node, sorted by its form alone; code has not run yet."""
-    twin = any(child.segment is not None and child.segment.text == segment.text for child in parent.children)
+    """A sampled step as a node, sorted by its form alone; the caller says at once what its code came to."""
+    twin = _is_twin(parent, segment)
     child = tree.add(parent, segment, logprob, tokens)
     step = parse_step(segment.text, after_code=parent.stop is StopReason.CODE)
     child.code = step.code
@@ -249,6 +264,11 @@ def _candidate(tree: Tree, parent: Node, segment: Segment, logprob: float, token
     else:
         child.stop = StopReason(step.kind)
     return child
+
+
+def _is_twin(parent: Node, segment: Segment) -> bool:
+    """Whether a candidate below `parent`, valid or not, has this very text."""
+    return any(child.segment is not None and child.segment.text == segment.text for child in parent.children)
 
 
 def _known(node: Node, segment: Segment) -> Node | None:
@@ -278,10 +298,3 @@ def _score(tree: Tree, node: Node, chains: Sequence[Sequence[Node]]) -> Steps:
     for chain, found in zip(asked, values, strict=True):
         for step, value in zip(chain, found, strict=True):
             step.prm_score = value
-
-
-def _cut(tree: Tree, first: Node) -> None:
-    """Take back the newest nodes, from `first` on: the tail of a chain whose earlier step failed."""
-    if first.parent is not None:
-        first.parent.children.remove(first)
-    del tree.nodes[first.id :]

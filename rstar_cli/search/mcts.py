@@ -26,7 +26,6 @@ from typing import Any, Literal
 from rstar_cli.records import StopReason, Verdict
 from rstar_cli.search.grow import Growth, Leaf, MoreRequest, Question, complete, draw, expand
 from rstar_cli.search.tree import Aggregation, Node, Tree, aggregate, open_children, prm_values, upward, valid_children
-from rstar_cli.search.trie import NOTHING
 from rstar_cli.search.wave import Questions, together
 
 Method = Literal["swor", "mcts", "uct", "puct", "beam", "dvts", "best-of-n"]
@@ -68,7 +67,7 @@ def search(tree: Tree, plan: Plan) -> Search:
                 leaves = [(yield from _rollout(tree, plan))]
             else:
                 leaves = yield from together(_rollouts(tree, plan, width))
-                _land(tree.root)
+            _land(tree.root)
             for leaf in leaves:
                 if leaf is not None:
                     backup(tree, leaf, plan)
@@ -138,7 +137,7 @@ def _draw_below_best(tree: Tree, plan: Plan) -> Leaf:
             score = child.puct(plan.exploration, share(child))
             if score > value:
                 best, value = child, score
-        if fresh > NOTHING and node.q + plan.exploration * fresh * tried >= value:
+        if fresh > 0 and node.q + plan.exploration * fresh * tried >= value:
             _set_off(node, plan)
             return (yield from draw(tree, node, plan.growth, fresh=True))
         if best is None:
@@ -159,15 +158,17 @@ def share(node: Node) -> float:
 
 def _expand_and_go_on(tree: Tree, plan: Plan) -> Leaf:
     """Go down by UCB, expand the node reached, and go on below it to a leaf."""
-    node = tree.root
+    node, marked = tree.root, None
     while node.stop in (StopReason.STEP, StopReason.CODE):
         fresh = not node.expanded
         if fresh:
-            _set_off(node, plan)
+            marked = _set_off(node, plan, marked)
             yield from expand(tree, node, plan.candidates, plan.growth)
         elif not node.children:
             return None  # another rollout in flight is expanding it
         child = _select(node, plan)
+        if child is None and not fresh and node.in_flight:
+            return None  # the same: what was there before is exhausted, what comes is not known yet
         if child is None:
             if not valid_children(node):
                 return node  # a dead end: no candidate runs
@@ -203,8 +204,20 @@ def _land(root: Node) -> None:
             marked += node.children
 
 
-def _set_off(node: Node, plan: Plan) -> None:
-    """Mark the way down to a node as in flight, for the rollouts that are begun beside this one."""
+def _set_off(node: Node, plan: Plan, marked: Node | None = None) -> Node:
+    """Mark the way down to a node as in flight, for the rollouts that are begun beside this one.
+
+    Args:
+        node: where the rollout is.
+        plan: settings; without waves nothing is marked.
+        marked: how far this rollout marked its way before.
+
+    Returns:
+        The node: so far it is marked now.
+    """
     if plan.wave > 1:
         for step in upward(node):
+            if step is marked:
+                break
             step.in_flight += 1
+    return node

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rstar_cli.search.tree import Node
 
 NOTHING = 1e-9
-"""A place with less than this unexplored is closed: what is left is rounding."""
+"""A step with less than this unexplored below it is left alone: what is left is too unlikely to be worth a draw."""
 
 
 class Place:
@@ -121,7 +121,7 @@ def reserve(place: Place, rng: Random, *, fresh: bool) -> Place | None:
     """
     while place.ids:
         weights = place.left(fresh=fresh)
-        if sum(weights) <= NOTHING:
+        if sum(weights) <= 0:
             return None
         (number,) = rng.choices(range(len(weights)), weights)
         child = place.children.get(place.ids[number])
@@ -129,7 +129,7 @@ def reserve(place: Place, rng: Random, *, fresh: bool) -> Place | None:
             place = Place(place, number)
             break
         place = child
-    if place.rho <= NOTHING:
+    if place.rho <= 0:
         return None
     _add(place, -place.rho, -place.fresh)
     return place

@@ -164,6 +164,37 @@ def test_training_rows_of_other_trees_are_refused(tmp_path: Path) -> None:
     assert "other trees" in refused.stderr
 
 
+def test_a_budget_ends_a_search_with_a_whole_artifact(tmp_path: Path) -> None:
+    """Budget, early stop and escalation in one: what is left is told, and the stage is done."""
+    flags = ("--enough", "1", "--escalate", "8,12", "--in-flight", "4", "--exec-workers", "1")
+    command = (*SCRIPTED, *flags, "--run", "r", "--json")
+    full = json.loads(rstar(*command, cwd=tmp_path).stdout)
+    whole = list(read_rows(tmp_path / "r/round_1/trees.jsonl", Tree))
+    assert (full["data"]["left"], full["data"]["searched now"], len(whole)) == (0, 24, 24)
+    for tree in whole:
+        right = [rollout.reward == 1 for rollout in tree.rollouts]
+        assert sum(right) <= 1
+        assert not any(right[:-1]), "the first right answer ends a search"
+        assert any(right) or len(tree.rollouts) in (8, 12) or len(tree.rollouts) < 4
+    half = tmp_path / "half"
+    half.mkdir()
+    spent = sum(tree.tokens_generated for tree in whole)
+    told = json.loads(rstar(*command, "--budget-tokens", str(spent // 2), cwd=half).stdout)
+    trees = list(read_rows(half / "r/round_1/trees.jsonl", Tree))
+    left = told["data"]["left"]
+    assert 0 < left == 24 - len(trees)
+    assert any("budget of this stage is spent" in note for note in told["notes"])
+    assert not (half / "r/round_1/trees.jsonl.partial").exists()
+    stage = json.loads((half / "r/round_1/manifest.json").read_text())["stages"]["generate"]
+    assert stage["status"] == "complete"
+    assert stage["counts"]["left"] == left
+    assert stage["outputs"]["trees.jsonl"]["rows"] == len(trees)
+    before = sha(half / "r/round_1/trees.jsonl")
+    assert "done before" in rstar(*command[:-1], "--budget-tokens", str(spent // 2), cwd=half).stderr
+    assert sha(half / "r/round_1/trees.jsonl") == before
+    rstar("verify", "--run", "r", cwd=half)
+
+
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     command = f"{sys.executable} -m rstar_cli problems make --count 3000 --output - | head -1"
     done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -8,14 +8,18 @@ from dataclasses import replace
 
 import pytest
 
+from rstar_cli.config import GenerateConfig
 from rstar_cli.engines.scripted import ScriptedPolicy
+from rstar_cli.grader import Grader
 from rstar_cli.protocols import ExecutionResult, Grade, Sample, Segment
+from rstar_cli.recipe import Recipe
 from rstar_cli.records import ExecutionStatus, StopReason, Verdict
 from rstar_cli.search.driver import Driver
 from rstar_cli.search.grow import GradeRequest, Growth
 from rstar_cli.search.mcts import Plan, reward
-from rstar_cli.search.tree import Node, Tree, path, upward
-from rstar_cli.stages.tools import begin
+from rstar_cli.search.mcts import _select as select_child
+from rstar_cli.search.tree import Aggregation, Node, Tree, aggregate, path, upward
+from rstar_cli.stages.tools import Tools, begin, plan_of
 from tests.helpers import GROWTH, LineExecutor, scripted_trees
 
 STYLES = ["expand", "complete"]
@@ -219,3 +223,67 @@ def test_an_answer_is_asked_for_after_the_output() -> None:
     tree = end.value.value
     assert [n.stop for n in path(tree.nodes[-1])] == [StopReason.CODE, StopReason.ANSWER]
     assert tree.nodes[-1].verdict is None, "nobody may see gold here"
+
+
+def test_puct_is_silvers() -> None:
+    """Q + c P sqrt(N_parent) / (1 + N)."""
+    parent = Node(0, None, 0, visits=16)
+    child = Node(1, parent, 1, visits=3, value_sum=1.5)
+    assert child.puct(2.0, 0.25) == pytest.approx(0.5 + 2 * 0.25 * 4 / 4)
+    assert Node(2, parent, 1).puct(2.0, 0.25) == pytest.approx(0 + 2 * 0.25 * 4 / 1)
+    scored = Node(3, parent, 1, visits=3, value_sum=1.5, prm_score=-0.5)
+    assert scored.puct(0.0, 0.25) == pytest.approx((1.5 - 0.5) / 4), "the PRM's value is one visit more in Q alone"
+    assert scored.puct(2.0, 0.25) == pytest.approx(0.25 + 2 * 0.25 * 4 / 4)
+    assert Node(4, Node(0, None, 0), 1).puct(2.0, 0.5) == pytest.approx(1.0), "the first choice is by the prior, too"
+
+
+def test_a_rollout_in_flight_counts_as_a_loss() -> None:
+    parent = Node(0, None, 0, visits=14, in_flight=2)
+    child = Node(1, parent, 1, visits=3, value_sum=3.0, in_flight=1)
+    assert child.ucb(2.0) == pytest.approx((3 - 1) / 4 + 2 * math.sqrt(math.log(16) / 4))
+    assert child.puct(2.0, 0.5) == pytest.approx((3 - 1) / 4 + 2 * 0.5 * math.sqrt(16) / (1 + 3 + 1))
+    assert Node(2, parent, 1, in_flight=1).ucb(0.0) == -1.0
+    assert child.q == 1.0, "what was backed up stays"
+
+
+@pytest.mark.parametrize(
+    ("how", "value"), [("last", 0.0), ("min", -0.5), ("mean", 0.1), ("product", 2 * (0.9 * 0.25 * 0.5) - 1)]
+)
+def test_values_of_steps_make_one(how: Aggregation, value: float) -> None:
+    assert aggregate([0.8, -0.5, 0.0], how) == pytest.approx(value)
+    assert aggregate([0.3], how) == pytest.approx(0.3)
+    root = Node(0, None, 0)
+    first = Node(1, root, 1, prm_score=0.5)
+    leaf = Node(2, first, 2, stop=StopReason.ANSWER, prm_score=-0.1)
+    expected = {"last": -0.1, "min": -0.1, "mean": 0.2, "product": 2 * (0.75 * 0.45) - 1}
+    assert reward(leaf, how) == pytest.approx(expected[how]), "gold unseen, an answer is worth that"
+    leaf.verdict = Verdict.INCORRECT
+    assert reward(leaf, how) == -1.0
+
+
+def test_presets_differ_in_what_an_unvisited_step_is_worth() -> None:
+    """Paper: before all others, the likeliest first. Upstream: 0, and of equals the first."""
+    paper = Plan("uct", 8, GROWTH, 4, 2.0, rules="paper")
+    upstream = replace(paper, rules="upstream")
+    root = Node(0, None, 0, visits=2, expanded=True)
+    good = Node(1, root, 1, visits=1, value_sum=1.0, prior=-1.0)
+    new = Node(2, root, 1, prior=-5.0)
+    likely = Node(3, root, 1, prior=-0.5)
+    root.children = [good, new, likely]
+    assert select_child(root, paper) is likely
+    assert select_child(root, upstream) is good
+    good.value_sum = -10.0
+    assert select_child(root, upstream) is new, "0 beats a loss; of equals the first"
+    assert select_child(root, paper) is likely
+    root.children = [good]
+    assert select_child(root, paper) is good
+    good.closed = True
+    assert select_child(root, paper) is None
+
+
+@pytest.mark.parametrize(("name", "rollouts", "candidates"), [("paper", 16, 8), ("upstream", 48, 12)])
+def test_presets_are_those_of_paper_and_upstream(name: str, rollouts: int, candidates: int) -> None:
+    config = Recipe("", "none").stage(GenerateConfig, "generate", 1, {"preset": name})
+    plan = plan_of(config, Tools(ScriptedPolicy({}), LineExecutor(), Grader()))
+    assert (plan.method, plan.rollouts, plan.candidates, plan.exploration) == ("uct", rollouts, candidates, 2.0)
+    assert (plan.rules, plan.rollout_style, plan.wave, plan.growth.max_depth) == (name, "expand", 1, 16)
