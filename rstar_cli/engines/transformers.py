@@ -231,7 +231,7 @@ class TransformersPolicy:
         """Note rows that ended; returns the requests that are answered by it."""
         answered: list[tuple[int, list[Sample]]] = []
         for row in ended:
-            self._usage.generated += len(row.logprobs) + (row.finish == "eos")
+            self._usage.generated += len(row.logprobs) + self._sampled_end(row)
             asked = self._open[row.ticket]
             asked.ended.append(row)
             if len(asked.ended) == asked.request.n:
@@ -261,9 +261,13 @@ class TransformersPolicy:
             row.ends.append(len(row.ids))
         return stops
 
+    def _sampled_end(self, row: Row) -> bool:
+        """Whether the row ended by an end-of-sequence token of its own, not by one of its opening."""
+        return row.finish == "eos" and not (row.ids and row.ids[-1] in self._endings.eos)
+
     def _sample(self, row: Row) -> Sample:
         ends = list(row.ends)
-        if not ends or ends[-1] < len(row.ids) or row.finish == "eos":
+        if not ends or ends[-1] < len(row.ids) or self._sampled_end(row):
             ends.append(len(row.ids))
         segments: list[Segment] = []
         logprobs: list[float] = []
@@ -276,7 +280,7 @@ class TransformersPolicy:
             logprobs.append(round(sum(row.logprobs[first:last]), 4))  # on a GPU the last digits hang on the batch
             counts.append(last - first)
             begin = end
-        counts[-1] += row.finish == "eos"
+        counts[-1] += self._sampled_end(row)
         assert row.finish is not None  # noqa: S101
         return Sample(tuple(segments), tuple(logprobs), row.finish, tuple(counts), tuple(row.told))
 

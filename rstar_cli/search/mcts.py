@@ -58,7 +58,8 @@ def search(tree: Tree, plan: Plan) -> Search:
     """
     for limit in (plan.rollouts, *plan.escalate):
         if limit > plan.rollouts:
-            if tree.right or not (yield MoreRequest(len(tree.rollouts))):
+            seen_all = not tree.root.open and plan.method in ("swor", "mcts")
+            if tree.right or seen_all or not (yield MoreRequest(len(tree.rollouts))):
                 break
             _reopen(tree)
         while len(tree.rollouts) < limit and tree.root.open and not _is_enough(tree, plan):
@@ -75,10 +76,7 @@ def search(tree: Tree, plan: Plan) -> Search:
 
 
 def _reopen(tree: Tree) -> None:
-    """Have candidates drawn anew below every step, with new seeds, where nothing is left of those that were drawn.
-
-    A tree sampled without replacement stays as it is: what its trie has closed was seen.
-    """
+    """Have candidates drawn anew below every step, with new seeds, where nothing is left of those that were drawn."""
     if not tree.root.open:
         for node in tree.nodes:
             if node.stop is StopReason.STEP:

@@ -121,7 +121,8 @@ def reserve(place: Place, rng: Random, *, fresh: bool) -> Place | None:
     """
     while place.ids:
         weights = place.left(fresh=fresh)
-        if sum(weights) <= 0:
+        if sum(weights) <= 0:  # what is left by the differences is their rounding
+            _add(place, *((0.0, -place.fresh) if fresh else (-place.rho, -place.fresh)))
             return None
         (number,) = rng.choices(range(len(weights)), weights)
         child = place.children.get(place.ids[number])

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rstar_cli import __version__
 from rstar_cli.config import EngineConfig, GradingConfig, SandboxConfig, SearchConfig
 from rstar_cli.errors import UsageError
 from rstar_cli.grader import LENIENT, STRICT, Grader
@@ -184,7 +185,7 @@ def _flat(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "rstar": metadata.version("rstar-cli")}
+    found = {"python": platform.python_version(), "rstar": __version__}
     for name in _RECORDED:
         try:
             found[name] = metadata.version(name)
