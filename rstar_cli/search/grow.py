@@ -215,6 +215,8 @@ def _follow(
         if not ends and (known := _known(node, link[0])) is not None:
             node = known  # another rollout in flight was here first
             continue
+        if len(results) <= place < len(code):
+            break  # and came further: here the step before this one failed, as by a timeout
         child = _candidate(tree, node, *link)
         new.append(child)
         if child.valid:
