@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from rstar_cli.grader import LENIENT, STRICT, Grader
 from rstar_cli.jsonl import digest
 from rstar_cli.layout import EMBEDDED, check_unchanged, make_folder, model_path, read_manifest, write_manifest
 from rstar_cli.prompts import render_prompt
-from rstar_cli.protocols import Policy, StepScorer
+from rstar_cli.protocols import EngineInfo, Policy, StepScorer
 from rstar_cli.records import Problem
 from rstar_cli.sandbox import Sandbox
 
@@ -138,6 +138,10 @@ class StageRecord:
     def _take_over(self, entry: Mapping[str, Any]) -> None:
         """Put what an earlier call spent on the account."""
         self._earlier = (entry.get("tokens", {}), entry.get("seconds", 0.0))
+
+    def served_by(self, info: EngineInfo) -> None:
+        """Have the entry tell which engine and model answered."""
+        self._entry["engine"] = asdict(info)
 
     @property
     def spent_before(self) -> tuple[int, float]:

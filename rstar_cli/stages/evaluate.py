@@ -237,6 +237,7 @@ def _solve(
 ) -> bool:
     """Solve what is not in the journal yet; whether all is done now."""
     tools = lazy.open()
+    record.served_by(tools.policy.info)
     usage = tools.policy.usage
     generated, prefilled = usage.generated, usage.prefilled  # by the tasks before this one
 

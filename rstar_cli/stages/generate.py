@@ -191,6 +191,7 @@ def _search(task: _Task, config: GenerateConfig, record: StageRecord, title: str
         progress = stack.enter_context(StageProgress(title, len(task.problems), done=before))
         policy = stack.enter_context(closing(open_policy(config, task.model, task.problems, task.few_shot)))
         scorer = stack.enter_context(closing(open_scorer(config, task.prm))) if task.prm is not None else None
+        record.served_by(policy.info)
         tools = Tools(policy, sandbox, grader, scorer)
         budget = Budget(config, len(todo), record.spent_before)
         flow, stopped = Flow(), False

@@ -92,6 +92,8 @@ def test_manifest_tells_of_the_files(run: Path) -> None:
     assert stages["generate"]["outputs"]["trees.jsonl"] == {"sha256": sha(trees), "rows": 24}
     assert stages["verify"]["inputs"]["trees"]["sha256"] == sha(trees)
     assert stages["generate"]["config"]["rollouts"] == 4
+    assert stages["generate"]["engine"]["name"] == "scripted"
+    assert 0 <= stages["generate"]["counts"]["engine idle"] <= 1
 
 
 def test_trees_are_the_stored_ones(tmp_path: Path) -> None:
