@@ -78,7 +78,7 @@ def root(
 @app.command(rich_help_panel="A round")
 @flags(GeneratePlace, GenerateConfig)
 def generate(place: GeneratePlace, given: dict[str, Any]) -> None:
-    """Search every problem of a round by MCTS over executed steps; writes trees.jsonl.
+    """Search every problem of a round over executed steps; writes trees.jsonl.
 
     [dim]rstar generate --round 1[/dim]
     """

@@ -24,6 +24,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    panel: ClassVar[str] = "Settings"
+    """Where help shows the fields that this class declares."""
     machine: ClassVar[frozenset[str]] = frozenset()
     """Fields that say how the machine is used. They may change between a stop and a resume; results do not hang on
     them."""
@@ -97,6 +99,8 @@ class EvalSetConfig(Settings):
 class SandboxConfig(Settings):
     """How untrusted code is run."""
 
+    panel: ClassVar[str] = "Sandbox"
+
     exec_timeout: float = Field(10.0, gt=0)
     """Seconds of wall clock that a step may run."""
     exec_memory: int = Field(1024, ge=64)
@@ -110,6 +114,8 @@ class SandboxConfig(Settings):
 class GradingConfig(Settings):
     """How answers are compared."""
 
+    panel: ClassVar[str] = "Grading"
+
     grade_timeout: float = Field(0.6, gt=0)
     """Seconds of processor time that one comparison may take; then its verdict is `timeout`."""
     lenient: bool = False
@@ -118,6 +124,8 @@ class GradingConfig(Settings):
 
 class EngineConfig(Settings):
     """How a policy is run."""
+
+    panel: ClassVar[str] = "Engine"
 
     engine: Literal["transformers", "vllm", "vllm-server", "openai", "scripted"] = "transformers"
     """`transformers`: any causal language model; `vllm`: the same, where vLLM is installed; `vllm-server`: a vLLM
@@ -166,6 +174,7 @@ def parse_escalation(text: str) -> tuple[int, ...]:
 class SearchConfig(EngineConfig, SandboxConfig, GradingConfig):
     """How a search goes."""
 
+    panel: ClassVar[str] = "Search"
     machine: ClassVar[frozenset[str]] = _MACHINE | {"in_flight", "preset", "prm_device"}
 
     preset: Literal["paper", "upstream"] | None = None
@@ -204,6 +213,7 @@ class SearchConfig(EngineConfig, SandboxConfig, GradingConfig):
 class GenerateConfig(SearchConfig):
     """`[generate]`: Monte Carlo Tree Search over executed steps. `prm = auto`: the last round's from round 3 on."""
 
+    panel: ClassVar[str] = "Settings"
     machine: ClassVar[frozenset[str]] = SearchConfig.machine | {"budget_tokens", "budget_hours"}
 
     policy: str = "auto"
@@ -227,6 +237,7 @@ class GenerateConfig(SearchConfig):
 class VerifyConfig(SandboxConfig, GradingConfig):
     """`[verify]`: run every finished trajectory again, grade it, and write training rows."""
 
+    panel: ClassVar[str] = "Settings"
     machine: ClassVar[frozenset[str]] = _MACHINE
 
     top: int = Field(2, ge=1)
@@ -287,6 +298,7 @@ class TrainPrmConfig(TrainConfig):
 class EvaluateConfig(SearchConfig):
     """`[evaluate]`: accuracy on held-out problems. `prm = auto`: this round's, for samples and search."""
 
+    panel: ClassVar[str] = "Settings"
     samples: int = Field(0, ge=0)
     """Solutions sampled a problem, for majority, pass@k and, with a PRM, best-of-N and weighted votes; 0: none."""
     rollouts: int = Field(0, ge=0)

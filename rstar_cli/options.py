@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
 
@@ -199,7 +199,7 @@ def flags(
     def wrap(function: Command[PlaceT]) -> Callable[..., None]:
         parameters = [_parameter(name, field, None) for name, field in place.model_fields.items()]
         if settings is not None:
-            parameters += [_parameter(name, field, "Settings") for name, field in settings.model_fields.items()]
+            parameters += [_parameter(name, settings.model_fields[name], panel) for name, panel in _panels(settings)]
 
         @functools.wraps(function)
         def command(**values: Any) -> None:
@@ -218,6 +218,16 @@ def flags(
         return command
 
     return wrap
+
+
+def _panels(settings: type[Settings]) -> Iterator[tuple[str, str]]:
+    """(field, panel of the help) of each setting: a command's own first, then those that it shares with others."""
+    shown: set[str] = set()
+    for model in settings.__mro__:
+        if issubclass(model, Settings):
+            fresh = [name for name in model.model_fields if name in inspect.get_annotations(model)]
+            yield from ((name, model.panel) for name in fresh if name not in shown)
+            shown.update(fresh)
 
 
 def _alias(model: type[Settings], name: str) -> str:

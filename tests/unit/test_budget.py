@@ -12,7 +12,8 @@ from rstar_cli.grader import Grader
 from rstar_cli.problems.synthetic import make_problems
 from rstar_cli.prompts import render_prompt
 from rstar_cli.records import Tree
-from rstar_cli.stages.generate import Budget, search_problems
+from rstar_cli.stages.budget import Budget
+from rstar_cli.stages.generate import search_problems
 from rstar_cli.stages.tools import Tools
 from tests.helpers import LineExecutor
 
