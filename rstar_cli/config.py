@@ -171,6 +171,9 @@ def parse_escalation(text: str) -> tuple[int, ...]:
     return numbers
 
 
+Method = Literal["swor", "mcts", "uct", "puct", "beam", "dvts", "best-of-n"]
+
+
 class SearchConfig(EngineConfig, SandboxConfig, GradingConfig):
     """How a search goes."""
 
@@ -179,7 +182,7 @@ class SearchConfig(EngineConfig, SandboxConfig, GradingConfig):
 
     preset: Literal["paper", "upstream"] | None = None
     """Search settings of the `paper`, or of the `upstream` code, where nothing stronger sets them."""
-    method: Literal["swor", "mcts", "uct", "puct", "beam", "dvts", "best-of-n"] = "swor"
+    method: Method = "swor"
     """`swor`: solutions sampled without replacement over the tree; `mcts`: the same below the node that PUCT chooses;
     `uct`: the paper's MCTS; `puct`: that with the policy's priors; `beam`: step beam search; `dvts`: diverse verifier
     tree search; `best-of-n`: independent samples."""
@@ -301,6 +304,8 @@ class EvaluateConfig(SearchConfig):
     panel: ClassVar[str] = "Settings"
     samples: int = Field(0, ge=0)
     """Solutions sampled a problem, for majority, pass@k and, with a PRM, best-of-N and weighted votes; 0: none."""
+    method: Method = "mcts"
+    """As of `generate`; `mcts` by default, which heeds the PRM."""
     rollouts: int = Field(0, ge=0)
     """Rollouts a problem of a search guided by the PRM, gold unseen; 0: no search."""
 
