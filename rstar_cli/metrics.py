@@ -30,7 +30,10 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     centre = p + Z95**2 / (2 * n)
     spread = Z95 * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
     scale = 1 + Z95**2 / n
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    # none and all have bounds of exactly 0 and 1, whatever the rounding
+    lower = (centre - spread) / scale if successes else 0.0
+    upper = (centre + spread) / scale if successes < n else 1.0
+    return lower, upper
 
 
 def accuracy(outcomes: Sequence[bool]) -> Estimate:
