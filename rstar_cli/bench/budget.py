@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from rstar_cli.config import GenerateConfig, parse_levels
+from rstar_cli.config import GenerateConfig, Method, parse_levels
+from rstar_cli.errors import UsageError, did_you_mean
 from rstar_cli.grader import group_answers
 from rstar_cli.layout import EMBEDDED
 from rstar_cli.metrics import best_of, estimate, paired_gain, vote
@@ -122,7 +123,7 @@ def _settings(method: str, config: GenerateConfig) -> list[GenerateConfig]:
     """The runs of a method: beams at several widths."""
     if method not in BEAMS:
         return [config]
-    sizes = [r for r in (4, 8, 16, 32, 64, 128) if config.candidates <= r <= config.rollouts]
+    sizes = [r for r in (4, 8, 16, 32, 64, 128) if config.candidates <= r <= config.rollouts] or [config.rollouts]
     return [config.model_copy(update={"rollouts": size}) for size in sizes]
 
 
@@ -269,6 +270,11 @@ def bench(place: BenchBudgetPlace) -> tuple[dict[str, Any], list[Path]]:
     from rstar_cli.bench.budget_figures import draw
     from rstar_cli.problems.synthetic import make_problems
 
+    methods = [name.strip() for name in place.methods.split(",")]
+    known = ["greedy", *get_args(Method)]
+    for name in methods:
+        if name not in known:
+            raise UsageError(f"--methods: {name!r} is no search method", remedy=did_you_mean(name, known))
     recipe = load_recipe(None) if place.policy == EMBEDDED else Recipe("", "defaults")
     given = {"rollouts": place.rollouts, "candidates": place.candidates, "aggregate": place.aggregate}
     config = recipe.stage(GenerateConfig, "generate", 1, {**given, "exploration": place.exploration})
@@ -283,5 +289,5 @@ def bench(place: BenchBudgetPlace) -> tuple[dict[str, Any], list[Path]]:
         policy = stack.enter_context(closing(open_policy(config, place.policy, problems, few_shot)))
         scorer = stack.enter_context(closing(open_scorer(config, place.prm))) if place.prm else None
         tools = Tools(policy, sandbox, grader, scorer)
-        report = measure(problems, tools, config, place.methods.split(","), few_shot, place.seed)
+        report = measure(problems, tools, config, methods, few_shot, place.seed)
     return report, [draw(report, place.plot)] if place.plot is not None else []

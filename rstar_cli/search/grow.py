@@ -101,14 +101,7 @@ def complete(tree: Tree, start: Node, growth: Growth) -> Generator[Question, Any
     """
     node = start
     if node.stop is StopReason.STEP:
-        (sample,) = yield request(
-            tree,
-            node,
-            n=1,
-            stop=COMPLETION_STOPS,
-            max_tokens=growth.max_tokens,
-            temperature=growth.temperature,
-        )
+        (sample,) = yield _whole(tree, node, growth)
         tree.tokens_generated += sum(sample.tokens)
         node = yield from _follow(tree, node, _chain(sample), growth)
     return (yield from answer(tree, node, growth))
@@ -131,16 +124,7 @@ def draw(tree: Tree, start: Node, growth: Growth, *, fresh: bool = False) -> Lea
         return None
     step, tokens, logprob = opening(place)
     node = step or tree.root
-    (sample,) = yield request(
-        tree,
-        node,
-        n=1,
-        stop=COMPLETION_STOPS,
-        max_tokens=growth.max_tokens,
-        temperature=growth.temperature,
-        opening=tokens,
-        alternatives=growth.alternatives,
-    )
+    (sample,) = yield _whole(tree, node, growth, opening=tokens, alternatives=growth.alternatives)
     taken = len(tokens) > 0  # the token that the trie chose is new, too
     tree.tokens_generated += sum(sample.tokens) + taken
     ends = extend(place, sample.drawn, sample.tokens, growth.temperature)
@@ -149,6 +133,12 @@ def draw(tree: Tree, start: Node, growth: Growth, *, fresh: bool = False) -> Lea
     if leaf is node:
         return None if node.children[-1].stop is StopReason.DUPLICATE else leaf
     return (yield from answer(tree, leaf, growth))
+
+
+def _whole(tree: Tree, node: Node, growth: Growth, **more: Any) -> SampleRequest:
+    """Ask for the rest of a program below `node`."""
+    tokens, temperature = growth.max_tokens, growth.temperature
+    return request(tree, node, n=1, stop=COMPLETION_STOPS, max_tokens=tokens, temperature=temperature, **more)
 
 
 def answer(tree: Tree, node: Node, growth: Growth) -> Generator[Question, Any, Node]:

@@ -53,6 +53,19 @@ def test_curves_of_a_small_run(tmp_path: Path) -> None:
     assert (tmp_path / "curves.svg").read_text().lstrip().startswith("<?xml")
 
 
+def test_a_method_that_is_none_is_refused(tmp_path: Path) -> None:
+    done = rstar("bench", "budget", "--methods", "swor,beem", cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "'beem' is no search method" in done.stderr
+    assert "beam" in done.stderr
+
+
+def test_a_beam_wider_than_the_rollouts_is_one_point(tmp_path: Path) -> None:
+    asked = ("--count", "2", "--rollouts", "2", "--methods", "beam", "--json")
+    found = json.loads(rstar("bench", "budget", *asked, cwd=tmp_path).stdout)["data"]
+    assert len(found["methods"]["beam"]["solved"]) == 1
+
+
 def test_engine_figures_of_a_small_run(tmp_path: Path) -> None:
     asked = ("--count", "6", "--rollouts", "3", "--replayed", "2")
     found = json.loads(rstar("bench", "engine", *asked, "--json", cwd=tmp_path).stdout)["data"]
