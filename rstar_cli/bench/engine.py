@@ -1,6 +1,8 @@
 """How much of the transformers engine's speed a search gets, and what the engine's own tricks are worth.
 
-All in one run, on one policy and one set of problems:
+All in one run, on one policy and one set of problems. Speeds are told twice: of generated tokens, and of all tokens
+that went through the model, since a search runs prompts and outputs, too, and has fewer generated tokens for them than
+`bare` has.
 
 - `bare`: as many complete solutions as the search has rollouts at once, all asked for at once, nothing else to do;
 - `stubbed`: a search with a sandbox that answers at once; `real`: the same with the real one;
@@ -13,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rstar_cli.config import GenerateConfig, parse_levels
@@ -30,6 +32,7 @@ from rstar_cli.protocols import (
     SampleRequest,
     Segment,
     StepExecutor,
+    TokenUsage,
 )
 from rstar_cli.recipe import Recipe, load_recipe
 from rstar_cli.records import ExecutionStatus, Problem
@@ -78,12 +81,31 @@ class Recorder:
         self.policy.submit(ticket, request)
 
 
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Tokens/s: those generated, and all that went through the model."""
+
+    generated: float
+    run: float
+
+    @classmethod
+    def of(cls, usage: TokenUsage, requests: Sequence[SampleRequest], seconds: float) -> Speed:
+        """Of an engine that answered these requests in so many seconds.
+
+        The last sampled token of a row is not run, while the prefix's last one is, in the row's place; and an opening's
+        last token counts as generated and as prefilled.
+        """
+        twice = sum(request.n + bool(request.opening) for request in requests)
+        return cls(usage.generated / seconds, (usage.generated + usage.prefilled - twice) / seconds)
+
+
 def measure(place: BenchEnginePlace) -> dict[str, Any]:
     """Measure one policy; tokens/s are of generated tokens.
 
     Returns:
         `tokens_per_second` {bare, stubbed, real, replay, generate}, `replay` being the engine's own speed on the
-        requests that `generate` is given; `engine_idle` of stubbed and real, shares in [0, 1]; `prefill` {computed,
+        requests that `generate` is given; `model_tokens_per_second` {bare, stubbed, real}, of all tokens that went
+        through the model; `engine_idle` of stubbed and real, shares in [0, 1]; `prefill` {computed,
         unique, ratio}: tokens of prefixes that were run through the model, and distinct tokens of the trees.
     """
     recipe = load_recipe(None) if place.policy == EMBEDDED else Recipe("", "defaults")
@@ -91,21 +113,21 @@ def measure(place: BenchEnginePlace) -> dict[str, Any]:
     given |= {"enough": 0, "escalate": ""}  # the stub solves nothing: every problem would go on to the last number
     config = recipe.stage(GenerateConfig, "generate", 1, given)
     problems = make_problems(place.count, place.seed, parse_levels("1-5"), "validation")
-    bare = _bare(problems, config, place)
+    speeds = {"bare": _bare(problems, config, place)}
     with closing(_open(place)) as policy:
         recorder = Recorder(policy)
-        stubbed, flow, unique = _searched(problems, config, recorder, StubSandbox())
+        speeds["stubbed"], flow, unique = _searched(problems, config, recorder, StubSandbox())
         prefill = {"computed": policy.usage.prefilled, "unique": unique}
     with closing(_open(place)) as policy, Sandbox(tree=True) as sandbox:
-        real, real_flow, _ = _searched(problems, config, policy, sandbox)
-    requests = recorder.rounds[: place.replayed]
-    speeds = {"bare": bare, "stubbed": stubbed, "real": real, **_replayed(requests, place)}
+        speeds["real"], real_flow, _ = _searched(problems, config, Recorder(policy), sandbox)
+    replayed = _replayed(recorder.rounds[: place.replayed], place)
     return {
         "policy": place.policy,
         "problems": place.count,
         "method": place.method,
         "rollouts": place.rollouts,
-        "tokens_per_second": {name: round(value, 1) for name, value in speeds.items()},
+        "tokens_per_second": {name: round(each.generated, 1) for name, each in speeds.items()} | replayed,
+        "model_tokens_per_second": {name: round(each.run, 1) for name, each in speeds.items()},
         "engine_idle": {"stubbed": round(flow.idle, 3), "real": round(real_flow.idle, 3)},
         "prefill": {**prefill, "ratio": round(prefill["computed"] / prefill["unique"], 3)},
     }
@@ -113,13 +135,14 @@ def measure(place: BenchEnginePlace) -> dict[str, Any]:
 
 def describe(report: dict[str, Any]) -> dict[str, str]:
     """Name to text, in the order to show; what compares is said as a ratio."""
-    speed, idle, prefill = report["tokens_per_second"], report["engine_idle"], report["prefill"]
+    speed, run = report["tokens_per_second"], report["model_tokens_per_second"]
+    idle, prefill = report["engine_idle"], report["prefill"]
     searched = f"{report['method']}, {report['rollouts']} rollouts of {report['problems']} problems"
     return {
         "policy": f"{report['policy']}, {searched}",
-        "bare decode": f"{speed['bare']:,.0f} tokens/s",
-        "search, sandbox stubbed": f"{_share(speed, 'stubbed')}, engine idle {idle['stubbed']:.1%}",
-        "search, real sandbox": f"{_share(speed, 'real')}, engine idle {idle['real']:.1%}",
+        "bare decode": f"{speed['bare']:,.0f} tokens/s generated, {run['bare']:,.0f} through the model",
+        "search, sandbox stubbed": f"{_shares(speed, run, 'stubbed')}; engine idle {idle['stubbed']:.1%}",
+        "search, real sandbox": f"{_shares(speed, run, 'real')}; engine idle {idle['real']:.1%}",
         "prefill": f"{prefill['computed']:,} tokens run, {prefill['ratio']:.2f} of the trees' {prefill['unique']:,}",
         "on the same requests": (
             f"{speed['replay']:,.0f} tokens/s, {speed['replay'] / speed['generate']:.1f} times model.generate's "
@@ -128,15 +151,16 @@ def describe(report: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _share(speed: dict[str, float], name: str) -> str:
-    return f"{speed[name]:,.0f} tokens/s, {speed[name] / speed['bare']:.0%} of bare"
+def _shares(generated: dict[str, float], run: dict[str, float], name: str) -> str:
+    told = (f"{speed[name]:,.0f} ({speed[name] / speed['bare']:.0%} of bare)" for speed in (generated, run))
+    return "{}, {}".format(*told)
 
 
 def _open(place: BenchEnginePlace) -> TransformersPolicy:
     return TransformersPolicy.load(model_path(place.policy), device=place.device, max_rows=place.batch or None)
 
 
-def _bare(problems: Sequence[Problem], config: GenerateConfig, place: BenchEnginePlace) -> float:
+def _bare(problems: Sequence[Problem], config: GenerateConfig, place: BenchEnginePlace) -> Speed:
     few_shot = few_shot_of(config, place.policy)
     requests = [
         SampleRequest(
@@ -145,31 +169,29 @@ def _bare(problems: Sequence[Problem], config: GenerateConfig, place: BenchEngin
         for i, p in enumerate(problems)
     ]
     with closing(_open(place)) as policy:
-        policy.sample([replace(request, n=1) for request in requests[:4]])  # warm-up
-        return _speed(policy, requests)
-
-
-def _speed(policy: TransformersPolicy, requests: Sequence[SampleRequest]) -> float:
-    before, begun = policy.usage.generated, time.monotonic()
-    policy.sample(requests)
-    return (policy.usage.generated - before) / (time.monotonic() - begun)
+        policy.sample([replace(request, n=1, seed=-1) for request in requests[:4]])  # warm-up
+    with closing(_open(place)) as policy:
+        begun = time.monotonic()
+        policy.sample(requests)
+        return Speed.of(policy.usage, requests, time.monotonic() - begun)
 
 
 def _searched(
-    problems: list[Problem], config: GenerateConfig, policy: Policy, sandbox: StepExecutor
-) -> tuple[float, Flow, int]:
-    """(tokens/s, how the time went, distinct tokens of the trees)."""
+    problems: list[Problem], config: GenerateConfig, policy: Recorder, sandbox: StepExecutor
+) -> tuple[Speed, Flow, int]:
+    """(its speed, how the time went, distinct tokens of the trees)."""
     gold = {p.id: p.answer for p in problems}
-    flow, begun, unique = Flow(), time.monotonic(), 0
+    flow, unique = Flow(), 0
     with Grader() as grader:
         tools = Tools(policy, sandbox, grader)
         for tree in search_problems(problems, tools, gold, config, 0, 1, flow=flow):
             unique += tree.tokens_generated + tree.tokens_prefilled
-    return policy.usage.generated / (time.monotonic() - begun), flow, unique
+    asked = [request for requests in policy.rounds for request in requests]
+    return Speed.of(policy.usage, asked, flow.seconds), flow, unique
 
 
 def _replayed(rounds: Sequence[Sequence[SampleRequest]], place: BenchEnginePlace) -> dict[str, float]:
-    """tokens/s of the engine and of `model.generate` on the same requests, a round of them at a time."""
+    """Generated tokens/s of the engine and of `model.generate` on the same requests, a round of them at a time."""
     with closing(_open(place)) as policy:
         begun = time.monotonic()
         for requests in rounds:
@@ -180,7 +202,7 @@ def _replayed(rounds: Sequence[Sequence[SampleRequest]], place: BenchEnginePlace
         for requests in rounds:
             for first in range(0, len(requests), PLAIN_BATCH):
                 tokens += _generate(policy, requests[first : first + PLAIN_BATCH])
-        return {"replay": ours, "generate": tokens / (time.monotonic() - begun)}
+        return {"replay": round(ours, 1), "generate": round(tokens / (time.monotonic() - begun), 1)}
 
 
 def _generate(policy: TransformersPolicy, requests: Sequence[SampleRequest]) -> int:

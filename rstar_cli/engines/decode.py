@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rstar_cli.engines.cache import BatchStates, Entry
@@ -135,12 +135,14 @@ class Picked:
     Attributes:
         tokens: [rows].
         logprobs: theirs at temperature 1, [rows].
-        likely: the likeliest tokens of each row, likeliest first, [rows, alternatives].
-        likely_logprobs: theirs, [rows, alternatives].
+        forks: places of the rows where another token than the sampled one is likely, too, [forks].
+        likely: the likeliest tokens there, likeliest first, [forks, alternatives].
+        likely_logprobs: theirs, [forks, alternatives].
     """
 
     tokens: Tensor
     logprobs: Tensor
+    forks: Tensor
     likely: Tensor
     likely_logprobs: Tensor
 
@@ -165,6 +167,7 @@ def pick(logits: Tensor, temperatures: Tensor, keys: Tensor, steps: Tensor, alte
     if rows > most:
         bounds = [(begin, begin + most) for begin in range(0, rows, most)]
         parts = [pick(logits[a:b], temperatures[a:b], keys[a:b], steps[a:b], alternatives) for a, b in bounds]
+        parts = [replace(part, forks=part.forks + begin) for part, (begin, _) in zip(parts, bounds, strict=True)]
         return Picked(*(torch.cat([getattr(part, name) for part in parts]) for name in Picked.__slots__))
     logprobs = logits.float().log_softmax(-1)
     greedy = temperatures <= 0
@@ -174,23 +177,32 @@ def pick(logits: Tensor, temperatures: Tensor, keys: Tensor, steps: Tensor, alte
     tokens = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp_(max=vocabulary - 1)
     if bool(greedy.any()):
         tokens = torch.where(greedy, logits.argmax(-1), tokens)
-    likely = logprobs.topk(min(alternatives, vocabulary), -1)
-    return Picked(tokens, logprobs.gather(-1, tokens[:, None])[:, 0], likely.indices, likely.values)
+    own = logprobs.gather(-1, tokens[:, None])[:, 0]
+    forks = tokens[:0]
+    if alternatives:  # to find the next likely token costs a small part of what sorting all of them does
+        others = logprobs.scatter(-1, tokens[:, None], -math.inf).amax(-1)
+        forks = (others >= _least(own, temperatures)).nonzero()[:, 0]
+    likely = logprobs[forks].topk(min(alternatives, vocabulary), -1)
+    return Picked(tokens, own, forks, likely.indices, likely.values)
 
 
-def _drawn(picked: Picked, temperatures: Tensor) -> list[tuple[list[int], list[float]]]:
-    """Of each row the likeliest tokens, those of a share below `LEAST_SHARE` left out, and their log-probabilities."""
+def _least(highest: Tensor, temperatures: Tensor) -> Tensor:
+    """The least log-probability at which a token beside the likeliest one is worth telling of, [rows]."""
+    return highest + math.log(LEAST_SHARE) * temperatures
+
+
+def _likely(picked: Picked, temperatures: Tensor) -> dict[int, tuple[list[int], list[float]]]:
+    """Of each row that might have gone on otherwise, by its place: the likely tokens and their log-probabilities."""
     values = picked.likely_logprobs
-    least = values[:, :1] + math.log(LEAST_SHARE) * temperatures[:, None]
-    counts = (values >= least).sum(-1).tolist()
+    counts = (values >= _least(values[:, 0], temperatures[picked.forks])[:, None]).sum(-1).tolist()
     rounded = values.double().round(decimals=4).tolist()
-    ids = picked.likely.tolist()
-    return [(row[:count], logprobs[:count]) for row, logprobs, count in zip(ids, rounded, counts, strict=True)]
+    told = zip(picked.forks.tolist(), picked.likely.tolist(), rounded, counts, strict=True)
+    return {place: (ids[:count], logprobs[:count]) for place, ids, logprobs, count in told}
 
 
-def _told(token: int, logprob: float, ids: list[int], logprobs: list[float], most: int) -> Drawn:
+def _told(token: int, logprob: float, likely: tuple[list[int], list[float]], most: int) -> Drawn:
     """A sampled token with at most so many of the likeliest ones, itself among them."""
-    ids, logprobs = ids[:most], logprobs[:most]
+    ids, logprobs = likely[0][:most], likely[1][:most]
     if token not in ids:
         ids.append(token)
         logprobs.append(round(logprob, 4))
@@ -287,10 +299,11 @@ class DecodeLoop:
         eos, closes = self._endings.eos, self._endings.closes
         may_close = self._endings.may_close[self._tokens].tolist()
         tokens, logprobs = picked.tokens.tolist(), picked.logprobs.tolist()
-        told = _drawn(picked, self._temperatures) if picked.likely.shape[1] else []
+        likely = _likely(picked, self._temperatures) if len(picked.forks) else {}
+        alone: tuple[list[int], list[float]] = ([], [])
         for place, (row, token, logprob) in enumerate(zip(self._rows, tokens, logprobs, strict=True)):
             if row.alternatives:
-                row.told.append(_told(token, logprob, *told[place], row.alternatives))
+                row.told.append(_told(token, logprob, likely.get(place, alone), row.alternatives))
             if token in eos:
                 row.finish = "eos"
             else:

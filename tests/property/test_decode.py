@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +11,8 @@ from torch import Tensor
 
 from rstar_cli.engines import decode
 from rstar_cli.engines.cache import BatchStates, Entry, PrefixCache
-from rstar_cli.engines.decode import DecodeLoop, Endings, Prefix, Row, Shape, pick, signed64, uniforms
+from rstar_cli.engines.decode import DecodeLoop, Endings, Picked, Prefix, Row, Shape, pick, signed64, uniforms
+from rstar_cli.protocols import LEAST_SHARE
 
 VOCABULARY = 11
 EOS, STOP = 0, 1
@@ -127,19 +130,23 @@ def test_pick_is_the_same_in_parts_and_never_takes_the_impossible(
     logits = torch.tensor(rows)
     keys = torch.tensor([signed64(seed + i) for i in range(len(rows))])
     asked = (logits, torch.full((len(rows),), temperature), keys, torch.zeros_like(keys))
-    whole = pick(*asked)
+    whole = pick(*asked, 3)
     tokens, logprobs = whole.tokens, whole.logprobs
     usual, decode.PICK_CELLS = decode.PICK_CELLS, cells
     try:
-        parts = pick(*asked)
+        parts = pick(*asked, 3)
     finally:
         decode.PICK_CELLS = usual
-    assert torch.equal(tokens, parts.tokens)
-    assert torch.equal(logprobs, parts.logprobs)
+    assert all(torch.equal(getattr(whole, name), getattr(parts, name)) for name in Picked.__slots__)
     assert torch.isfinite(logprobs).all()
     assert torch.equal(logprobs, logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0])
     if temperature == 0:
         assert torch.equal(tokens, logits.argmax(-1))
+    told = logits.log_softmax(-1)
+    worth = told >= told.amax(-1, keepdim=True) + math.log(LEAST_SHARE) * temperature
+    alone = (worth.sum(-1) == 1) & (told.argmax(-1) == tokens)
+    assert sorted(whole.forks.tolist()) == whole.forks.tolist() == (~alone).nonzero()[:, 0].tolist()
+    assert torch.equal(whole.likely_logprobs, told[whole.forks].topk(3, -1).values)
 
 
 operations = st.lists(

@@ -71,6 +71,9 @@ def test_engine_figures_of_a_small_run(tmp_path: Path) -> None:
     found = json.loads(rstar("bench", "engine", *asked, "--json", cwd=tmp_path).stdout)["data"]
     assert set(found["tokens_per_second"]) == {"bare", "stubbed", "real", "replay", "generate"}
     assert all(value > 0 for value in found["tokens_per_second"].values())
+    assert set(found["model_tokens_per_second"]) == {"bare", "stubbed", "real"}
+    for name, run in found["model_tokens_per_second"].items():
+        assert run > found["tokens_per_second"][name], "prompts are run, too"
     assert all(0 <= idle <= 1 for idle in found["engine_idle"].values())
     prefill = found["prefill"]
     assert prefill["ratio"] == pytest.approx(prefill["computed"] / prefill["unique"], abs=1e-3)

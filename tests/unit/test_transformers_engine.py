@@ -293,6 +293,7 @@ def test_pick_follows_the_distribution() -> None:
     shares = torch.bincount(picked.tokens, minlength=3) / 30_000
     assert shares.tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.015)
     assert float(picked.logprobs.exp().max()) == pytest.approx(0.5)
+    assert picked.forks.tolist() == list(range(30_000))
     assert picked.likely[0].tolist() == [0, 1]
     assert picked.likely_logprobs[0].exp().tolist() == pytest.approx([0.5, 0.3])
 
