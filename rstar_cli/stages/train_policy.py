@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from rstar_cli.config import TrainPolicyConfig
 from rstar_cli.errors import DataError, UsageError
 from rstar_cli.jsonl import read_rows
-from rstar_cli.layout import RunDir, model_path, read_manifest
+from rstar_cli.layout import EMBEDDED, RunDir, model_path, read_manifest
 from rstar_cli.options import TrainPlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.records import SftRow
 from rstar_cli.stages.common import StageRecord, Summary, refuse_run_flags
+from rstar_cli.stages.train_files import read_sft
 
 if TYPE_CHECKING:
     from rstar_cli.train.fit import TrainProgress
@@ -88,8 +89,8 @@ def check_fresh(run: RunDir, number: int, rows: Path) -> None:
 def _on_files(place: TrainPlace, config: TrainPolicyConfig) -> Summary:
     source, output = plain_files("train-policy", place)
     summary = Summary("train-policy", files=[output])
-    rows = list(read_rows(source, SftRow))
-    _fit(rows, place.model or "embedded", output, config, summary)
+    model = place.model or EMBEDDED
+    _fit(read_sft(source, model), model, output, config, summary)
     return summary
 
 
