@@ -245,6 +245,10 @@ class VerifyConfig(SandboxConfig, GradingConfig):
 
     top: int = Field(2, ge=1)
     """Correct trajectories kept a problem for training, by mean Q."""
+    pairs: Literal["paper", "margin", "upstream"] = "margin"
+    """Preference pairs: `paper`: below each step the 2 best that reach a right answer against the 2 worst that do not,
+    and whole solutions; `margin`: of these steps, those whose Q differs by 0.5; `upstream`: of those, the ones that
+    differ by 20 edits, and no whole solutions."""
 
 
 class TrainConfig(Settings):
