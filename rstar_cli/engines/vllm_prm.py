@@ -8,13 +8,12 @@ cache and would run the whole prefix for each branch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rstar_cli.engines import checkpoint
-from rstar_cli.engines.prm import BEYOND_CONTEXT, value_scale
+from rstar_cli.engines.prm import BEYOND_CONTEXT, to_value, value_scale
 from rstar_cli.engines.vllm_start import SCORER_SHARE, Engine, read_adapter
 from rstar_cli.errors import SetupError
 from rstar_cli.protocols import EngineInfo, ScoreRequest, Segment
@@ -110,20 +109,6 @@ class VllmScorer:
                 self._scored += len(ids) - output.num_cached_tokens
                 values[ids] = to_value(float(output.outputs.data.flatten()[0]), self._scale, self._name)
         return values
-
-
-def to_value(score: float, scale: float, name: str) -> float:
-    """The value in [-1, 1] of a score.
-
-    Raises:
-        SetupError: the score is not a finite number.
-    """
-    if not math.isfinite(score):
-        raise SetupError(
-            f"{name} gives scores that are not finite numbers",
-            remedy="Give --dtype float32, or train the process reward model again at a lower learning rate.",
-        )
-    return round(math.tanh(score / scale), 4)
 
 
 def classifies(config: Any) -> bool:
