@@ -119,7 +119,7 @@ class TransformersPolicy:
 
     def count_tokens(self, segment: Segment) -> int:
         """Tokens of a segment."""
-        return len(self._tokenizer.encode(segment.text) if segment.token_ids is None else segment.token_ids)
+        return len(self._tokenizer.segment_ids(segment))
 
     def forget(self, prompt: Segment) -> None:
         """Free the states of every prefix with this prompt."""

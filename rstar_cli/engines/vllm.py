@@ -117,7 +117,7 @@ class VllmPolicy:
 
     def count_tokens(self, segment: Segment) -> int:
         """Tokens of a segment."""
-        return len(self._tokenizer.encode(segment.text) if segment.token_ids is None else segment.token_ids)
+        return len(self._tokenizer.segment_ids(segment))
 
     def forget(self, prompt: Segment) -> None:
         """Nothing to do: vLLM drops what was not used for longest."""
