@@ -160,15 +160,6 @@ class VllmPolicy:
         answered, self._answered = self._answered, []
         return answered
 
-    def sample(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
-        """Answer requests, in their order. Nothing else may be under way."""
-        for ticket, request in enumerate(requests):
-            self.submit(ticket, request)
-        answers: dict[int, list[Sample]] = {}
-        while len(answers) < len(requests):
-            answers.update(self.poll())
-        return [answers[ticket] for ticket in range(len(requests))]
-
     def _begin(self, row: _Row) -> None:
         """Note what the opening ends already: a step, or all of it."""
         if row.request.opening[-1] in self._eos:
