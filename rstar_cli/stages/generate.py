@@ -280,8 +280,9 @@ def search_problems(
     driver = tools.driver(grade, budget.more, flow)
     for key, tree in driver.run(searches(), config.in_flight, stop):
         budget.finished += 1
-        tools.forget(tree.prompt)
-        yield tree_row(key, tree, tools.policy)
+        row = tree_row(key, tree, tools.policy)
+        tools.forget(tree)
+        yield row
     for key, tree in driver.left:
         if tree.rollouts:
             yield tree_row(key, tree, tools.policy)
