@@ -225,6 +225,8 @@ class GenerateConfig(SearchConfig):
     """Right solutions after which a problem's search ends; 0: all rollouts are used (not beam, dvts)."""
     escalate: str = ""
     """More rollouts for problems that are not solved by then, such as 64,128 (paper, round 4) (not beam, dvts)."""
+    allow_contamination: bool = False
+    """Search problems that are in an evaluation set, too; the manifest and the report tell of it."""
     budget_tokens: int | None = Field(None, ge=1)
     """Stop searching when so many tokens were generated; what was found by then is kept."""
     budget_hours: float | None = Field(None, gt=0)
@@ -245,6 +247,10 @@ class VerifyConfig(SandboxConfig, GradingConfig):
 
     top: int = Field(2, ge=1)
     """Correct trajectories kept a problem for training, by mean Q."""
+    pairs: Literal["paper", "margin", "upstream"] = "margin"
+    """Preference pairs: `paper`: below each step the 2 best that reach a right answer against the 2 worst that do not,
+    and whole solutions; `margin`: of these steps, those whose Q differs by 0.5; `upstream`: of those, the ones that
+    differ by 20 edits, and no whole solutions."""
 
 
 class TrainConfig(Settings):
@@ -270,6 +276,8 @@ class TrainConfig(Settings):
     """Rank of LoRA adapters (merged into the checkpoint); 0: full fine-tuning."""
     seed: int = Field(0, ge=0)
     """Seed of the row order, and of what is held out."""
+    allow_contamination: bool = False
+    """Train on problems that are in an evaluation set, too; the manifest and the report tell of it."""
     device: Device = "auto"
     """Where it trains."""
     dtype: Dtype = "auto"

@@ -11,6 +11,7 @@ from typing import Literal
 from rstar_cli.prompts import join_program, parse_step, render_output
 from rstar_cli.protocols import ExecutionResult, Grade
 from rstar_cli.records import (
+    Choice,
     Execution,
     PairRow,
     RowSegment,
@@ -25,6 +26,10 @@ from rstar_cli.records import (
 
 MIN_MARGIN = 0.5
 """Least difference in Q between the steps of a preference pair, of a range of 2 (upstream: `sample_rm_data.py`)."""
+MIN_EDITS = 20
+"""Least edit distance between them, in characters (the same script)."""
+PairRule = Literal["paper", "margin", "upstream"]
+"""Which pairs there are: `config.VerifyConfig.pairs` says what each is."""
 
 _WRONG = (Verdict.INCORRECT, Verdict.NO_ANSWER)
 """Verdicts that say something of a solution; `timeout` and `error` do not."""
@@ -89,28 +94,50 @@ def solution(tree: Tree, found: Trajectory, rerun: ExecutionResult, grade: Grade
     )
 
 
-def sft_rows(tree: Tree, solutions: Iterable[SolutionRow], top: int) -> list[SftRow]:
-    """Training rows of the best right trajectories: at most `top` a problem, by mean Q, then min Q, then fewer steps.
+def choose(tree: Tree, solutions: Sequence[SolutionRow], top: int) -> list[SolutionRow]:
+    """Say of each solution whether it trains the policy: the best right ones do, at most `top` a problem.
 
-    Programs that differ only in comments and blank space count as one (paper, section 3.4: 2 a problem).
+    Best is the highest mean Q, then least Q, then least PRM value, then fewer steps (paper, section 3.4: 2 a problem).
+    Programs that differ only in comments, layout and the names of their variables count as one.
     """
-    right = [s for s in solutions if s.verdict is Verdict.CORRECT]
-    right.sort(key=lambda s: (-s.mean_q, -s.min_q, len(s.steps), s.node_ids))
-    rows: list[SftRow] = []
+    choices: dict[tuple[int, ...], Choice] = {}
     seen: set[str] = set()
-    for found in right:
-        nodes = [tree.nodes[i] for i in found.node_ids]
-        program = _bare(_trajectory(tuple(nodes)).program)
-        if program not in seen and len(rows) < top:
+    for found in sorted((s for s in solutions if s.verdict is Verdict.CORRECT), key=_rank):
+        program = _bare(_trajectory(tuple(tree.nodes[i] for i in found.node_ids)).program)
+        if program in seen:
+            choices[found.node_ids] = Choice.DUPLICATE
+        else:
+            choices[found.node_ids] = Choice.KEPT if len(seen) < top else Choice.SURPLUS
             seen.add(program)
-            rows.append(_sft_row(tree, nodes))
-    return rows
+    return [s.model_copy(update={"choice": choices.get(s.node_ids, Choice.NOT_RIGHT)}) for s in solutions]
+
+
+def _rank(found: SolutionRow) -> tuple[object, ...]:
+    """What right solutions are sorted by, the best first."""
+    return -found.mean_q, -found.min_q, -(found.min_prm or 0.0), len(found.steps), found.node_ids
+
+
+def sft_rows(tree: Tree, solutions: Iterable[SolutionRow]) -> list[SftRow]:
+    """Training rows of the solutions that were chosen, the best first."""
+    kept = sorted((s for s in solutions if s.choice is Choice.KEPT), key=_rank)
+    return [_sft_row(tree, [tree.nodes[i] for i in found.node_ids]) for found in kept]
 
 
 def _bare(program: str) -> str:
-    """A program's syntax tree as text: no comments, no blank space. A program that does not parse stands for itself."""
+    """A program's syntax tree as text: no comments, no layout, variables by their number.
+
+    A program that does not parse stands for itself.
+    """
     try:
-        return ast.dump(ast.parse(program))
+        parsed = ast.parse(program)
+        own: dict[str, str] = {}
+        for node in ast.walk(parsed):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                own.setdefault(node.id, f"v{len(own)}")
+        for node in ast.walk(parsed):
+            if isinstance(node, ast.Name):
+                node.id = own.get(node.id, node.id)
+        return ast.dump(parsed)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return program
 
@@ -150,17 +177,17 @@ def _reaches(solutions: Iterable[SolutionRow]) -> tuple[set[int], set[int]]:
     return right, wrong
 
 
-def pair_rows(tree: Tree, solutions: Sequence[SolutionRow]) -> list[PairRow]:
+def pair_rows(tree: Tree, solutions: Sequence[SolutionRow], rule: PairRule = "margin") -> list[PairRow]:
     """Preferences between steps, then between whole solutions.
 
-    Steps: below each node the 2 best that reach a right answer against the 2 worst that do not (paper, section 3.3),
-    with upstream's least difference in Q. Solutions, for the answer step: the 2 right ones of highest mean Q against
-    the 2 wrong ones of lowest.
+    Steps: below each node the 2 best that reach a right answer against the 2 worst that do not (paper, section 3.3).
+    Solutions, for the answer step: the 2 right ones of highest mean Q against the 2 wrong ones of lowest. `margin` and
+    `upstream` leave out steps of like Q; `upstream` those of like text, too, and whole solutions.
     """
-    return _step_pairs(tree, solutions) + _solution_pairs(tree, solutions)
+    return _step_pairs(tree, solutions, rule) + ([] if rule == "upstream" else _solution_pairs(tree, solutions))
 
 
-def _step_pairs(tree: Tree, solutions: Sequence[SolutionRow]) -> list[PairRow]:
+def _step_pairs(tree: Tree, solutions: Sequence[SolutionRow], rule: PairRule) -> list[PairRow]:
     right, wrong = _reaches(solutions)
     children: defaultdict[int, list[TreeNode]] = defaultdict(list)
     for node in tree.nodes:
@@ -170,11 +197,21 @@ def _step_pairs(tree: Tree, solutions: Sequence[SolutionRow]) -> list[PairRow]:
     for parent, steps in children.items():
         good = sorted((n for n in steps if n.id in right), key=lambda n: (-n.q, n.id))[:2]
         bad = sorted((n for n in steps if n.id in wrong and n.id not in right), key=lambda n: (n.q, n.id))[:2]
-        chosen = [(g, b) for g in good for b in bad if g.q - b.q >= MIN_MARGIN]
+        chosen = [(g, b) for g in good for b in bad if _differ(g, b, rule)]
         prefix = segments(_path(tree, tree.nodes[parent]))
         for g, b in chosen:
             rows.append(_pair(tree, "step", prefix, [g], [b], 1 / len(chosen)))
     return rows
+
+
+def _differ(good: TreeNode, bad: TreeNode, rule: PairRule) -> bool:
+    """Whether two steps are far enough apart to learn from."""
+    from rapidfuzz.distance import Levenshtein
+
+    if rule == "paper":
+        return True
+    far = rule == "margin" or Levenshtein.distance(good.text, bad.text, score_cutoff=MIN_EDITS) >= MIN_EDITS
+    return far and good.q - bad.q >= MIN_MARGIN
 
 
 def _solution_pairs(tree: Tree, solutions: Sequence[SolutionRow]) -> list[PairRow]:

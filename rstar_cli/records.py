@@ -61,6 +61,19 @@ class StopReason(StrEnum):
     """It ran, but stands at the depth limit without an answer."""
 
 
+class Choice(StrEnum):
+    """Why a trajectory trains the policy, or does not."""
+
+    KEPT = "kept"
+    """It is a training row."""
+    NOT_RIGHT = "not_right"
+    """Its answer is not known to be right (see its verdict)."""
+    DUPLICATE = "duplicate"
+    """The program of a better one, but for comments, layout and the names of variables."""
+    SURPLUS = "surplus"
+    """Right, but as many better ones of the problem were kept as may be."""
+
+
 class Row(BaseModel):
     """Base of our own rows."""
 
@@ -142,7 +155,7 @@ class Tree(Row):
 
 
 class SolutionRow(Row):
-    """A row of `solutions.jsonl`: one finished trajectory, run again from scratch."""
+    """A row of `solutions.jsonl`: one finished trajectory, run again from scratch; `choice`: whether it trains."""
 
     problem_id: str
     node_ids: tuple[int, ...]
@@ -154,6 +167,7 @@ class SolutionRow(Row):
     mean_q: float
     min_q: float
     min_prm: float | None = None
+    choice: Choice = Choice.NOT_RIGHT
 
 
 class RowSegment(Row):

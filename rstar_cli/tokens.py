@@ -74,14 +74,18 @@ class StepTokenizer:
         """Text of ids, exactly: tags kept, no clean-up of spaces."""
         return str(self.hf.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
+    def segment_ids(self, segment: Segment) -> tuple[int, ...]:
+        """Ids of a segment behind the prompt: the sampled ones, else as `encode`."""
+        return self.encode(segment.text) if segment.token_ids is None else segment.token_ids
+
     def prefix_ids(self, prefix: Iterable[Segment]) -> list[int]:
         """Ids of a prefix of segments, the prompt first."""
         ids: list[int] = []
         for i, segment in enumerate(prefix):
-            known = segment.token_ids
-            ids += (
-                known if known is not None else (self.encode(segment.text) if i else self.encode_prompt(segment.text))
-            )
+            if i == 0 and segment.token_ids is None:
+                ids += self.encode_prompt(segment.text)
+            else:
+                ids += self.segment_ids(segment)
         return ids
 
     def training_ids(self, row: SftRow) -> tuple[list[int], list[int]]:

@@ -15,6 +15,7 @@ from rstar_cli.engines.vllm import VllmPolicy
 from rstar_cli.engines.vllm_prm import VllmScorer
 from rstar_cli.prompts import CODE_END, COMPLETION_STOPS, STEP_END, STEP_STOPS, render_prompt
 from rstar_cli.protocols import Sample, SampleRequest, ScoreRequest, Segment
+from tests.asking import answers
 
 PROMPTS = [
     Segment(render_prompt(f"Ana has {n} boxes with {n + 3} apples in each. How many apples?")) for n in range(12)
@@ -33,8 +34,8 @@ def close(a: Sample, b: Sample, room: float) -> bool:
 def check_greedy(ours: TransformersPolicy, policy: VllmPolicy) -> None:
     for stop, limit in ((COMPLETION_STOPS, 120), (STEP_STOPS, 120), (COMPLETION_STOPS, 9)):
         requests = [ask(prompt, stop=stop, max_tokens=limit) for prompt in PROMPTS]
-        want = [one for (one,) in ours.sample(requests)]
-        got = [one for (one,) in policy.sample(requests)]
+        want = [one for (one,) in answers(ours, requests)]
+        got = [one for (one,) in answers(policy, requests)]
         pairs = list(zip(want, got, strict=True))
         same = [a.segments == b.segments and (a.finish, a.tokens) == (b.finish, b.tokens) for a, b in pairs]
         assert sum(same) >= len(same) - 1, same  # one may differ by a near tie
@@ -44,20 +45,20 @@ def check_greedy(ours: TransformersPolicy, policy: VllmPolicy) -> None:
 
 def check_sampling(policy: VllmPolicy) -> None:
     request = ask(PROMPTS[5], n=6, temperature=2.0)
-    (first,), (again,) = policy.sample([request]), policy.sample([request])
+    (first,), (again,) = answers(policy, [request]), answers(policy, [request])
     assert [s.segments for s in first] == [s.segments for s in again], "equal seeds"
     texts = ["".join(segment.text for segment in s.segments) for s in first]
     assert len(set(texts)) > 1, "draws differ"
     others = [ask(prompt, n=3, temperature=1.0) for prompt in PROMPTS]
-    (fewer, *_), used = policy.sample([replace(request, n=2), *others]), policy.usage.generated
+    (fewer, *_), used = answers(policy, [replace(request, n=2), *others]), policy.usage.generated
     assert [s.segments for s in fewer] == [s.segments for s in first[:2]], "whatever runs beside it"
     assert used > 0
-    (other,) = policy.sample([replace(request, seed=8)])
+    (other,) = answers(policy, [replace(request, seed=8)])
     assert [s.segments for s in other] != [s.segments for s in first], "another seed"
 
 
 def check_openings(policy: VllmPolicy) -> None:
-    (whole,), *_ = policy.sample([ask(PROMPTS[2], alternatives=20)])
+    (whole,), *_ = answers(policy, [ask(PROMPTS[2], alternatives=20)])
     ids = [token for segment in whole.segments for token in segment.token_ids or ()]
     assert [drawn.token for drawn in whole.drawn] == ids
     for drawn in whole.drawn:
@@ -65,27 +66,27 @@ def check_openings(policy: VllmPolicy) -> None:
         assert len(drawn.ids) == 20
         assert list(drawn.logprobs) == sorted(drawn.logprobs, reverse=True)
     assert abs(sum(d.logprobs[0] for d in whole.drawn) - sum(whole.logprobs)) < 1e-2
-    (rest,), *_ = policy.sample([ask(PROMPTS[2], opening=tuple(ids[:4]))])
+    (rest,), *_ = answers(policy, [ask(PROMPTS[2], opening=tuple(ids[:4]))])
     assert rest.segments == whole.segments, "it goes on from the opening"
     assert sum(rest.tokens) == len(ids) - 4
-    (branched,), *_ = policy.sample([ask(PROMPTS[2], opening=(*ids[:3], whole.drawn[3].ids[1]))])
+    (branched,), *_ = answers(policy, [ask(PROMPTS[2], opening=(*ids[:3], whole.drawn[3].ids[1]))])
     assert branched.segments != whole.segments
     used = policy.usage.generated
-    (step,), *_ = policy.sample([ask(PROMPTS[2], stop=STEP_STOPS)])
+    (step,), *_ = answers(policy, [ask(PROMPTS[2], stop=STEP_STOPS)])
     (first,) = step.segments
     assert first.token_ids is not None
     spent = len(first.token_ids)
-    (ended,), *_ = policy.sample([ask(PROMPTS[2], stop=STEP_STOPS, opening=first.token_ids)])
+    (ended,), *_ = answers(policy, [ask(PROMPTS[2], stop=STEP_STOPS, opening=first.token_ids)])
     assert ended == Sample((first,), (0.0,), "stop", (0,)), "the opening is all of it"
     eos = min(policy._eos)
-    (ended,), *_ = policy.sample([ask(PROMPTS[2], opening=(*ids[:3], eos))])
+    (ended,), *_ = answers(policy, [ask(PROMPTS[2], opening=(*ids[:3], eos))])
     text = policy._tokenizer.decode(ids[:3])
     assert (ended.finish, ended.tokens, ended.segments[0].text) == ("eos", (0,), text)
-    (more,), *_ = policy.sample([ask(PROMPTS[2], opening=first.token_ids)])
+    (more,), *_ = answers(policy, [ask(PROMPTS[2], opening=first.token_ids)])
     assert more.segments == whole.segments, "the opening is the first step"
     assert more.tokens == (0, *whole.tokens[1:])
     assert policy.usage.generated - used == spent + sum(more.tokens) + 3, "an opening's last token counts"
-    (sampled,) = policy.sample([ask(PROMPTS[2], n=8, temperature=2.0, alternatives=2)])
+    (sampled,) = answers(policy, [ask(PROMPTS[2], n=8, temperature=2.0, alternatives=2)])
     rare = [drawn for sample in sampled for drawn in sample.drawn if len(drawn.ids) == 3]
     assert rare
     assert all(drawn.token == drawn.ids[2] for drawn in rare), "the sampled one is the last"
@@ -94,12 +95,12 @@ def check_openings(policy: VllmPolicy) -> None:
 def check_split_tags(policy: VllmPolicy) -> None:
     """A stop that is several tokens, ends within one, and that the opening may have begun."""
     stop = ("answer\nprint",)
-    (whole,), *_ = policy.sample([ask(PROMPTS[1])])
+    (whole,), *_ = answers(policy, [ask(PROMPTS[1])])
     assert stop[0] in "".join(segment.text for segment in whole.segments), whole
     ids = [token for segment in whole.segments for token in segment.token_ids or ()]
     begun = next(i for i in range(len(ids)) if policy._tokenizer.decode(ids[:i]).endswith(" answer"))
     for opening in ((), tuple(ids[: begun - 1]), tuple(ids[:begun])):
-        (cut,), *_ = policy.sample([ask(PROMPTS[1], stop=stop, opening=opening)])
+        (cut,), *_ = answers(policy, [ask(PROMPTS[1], stop=stop, opening=opening)])
         assert cut.finish == "stop", cut
         assert cut.segments[-1].text.endswith(stop[0]), "the stop belongs to the text, nothing behind it"
         assert cut.segments[-1].token_ids is None, "its last token reached beyond the stop"
@@ -109,9 +110,9 @@ def check_split_tags(policy: VllmPolicy) -> None:
 def check_cache(policy: VllmPolicy) -> None:
     prompt = Segment(render_prompt("How many apples are in 7 boxes of 91?", 2))
     length, before = policy.count_tokens(prompt), policy.usage.prefilled
-    policy.sample([ask(prompt, n=8, temperature=1.0)])
+    answers(policy, [ask(prompt, n=8, temperature=1.0)])
     first = policy.usage.prefilled - before
-    policy.sample([ask(prompt, n=8, temperature=1.0)])
+    answers(policy, [ask(prompt, n=8, temperature=1.0)])
     again = policy.usage.prefilled - before - first
     assert length > 100
     assert first < length + 8 * 64, (first, length)

@@ -153,8 +153,8 @@ def run(
     found: dict[str, list[Found]] = {}
     with StageProgress(f"{method}, gold {'seen' if gold else 'unseen'}", len(problems)) as progress:
         for key, tree in tools.driver(grade).run(searches(), config.in_flight):
-            tools.forget(tree.prompt)
             found[key] = _ends(tree, answers[key], tools, plan)
+            tools.forget(tree)
             progress.update(len(found), progress.rate(tools.policy.usage.generated, "tok"))
     return [found[p.id] for p in problems]
 

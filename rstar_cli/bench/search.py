@@ -77,7 +77,7 @@ def _search(method: Method, rollouts: int, trees: int) -> dict[str, float]:
     for _, tree in driver.run(_searches(method, rollouts, trees * MOST // rollouts), trees):
         count += 1
         nodes += len(tree.nodes)
-        tools.forget(tree.prompt)
+        tools.forget(tree)
     spent = time.process_time() - begun - policy.seconds - executor.seconds
     return {
         "problems": count,

@@ -188,10 +188,10 @@ def context_length(model: Any) -> int | None:
     return int(limit) if limit else None
 
 
-def eos_tokens(model: Any, tokenizer: StepTokenizer) -> frozenset[int]:
-    """Tokens that end a sequence, by the model's configuration and the tokenizer's."""
+def eos_tokens(tokenizer: StepTokenizer, *told: int | list[int] | None) -> frozenset[int]:
+    """Tokens that end a sequence, by the tokenizer and by what is `told` in the model's configurations."""
     found: set[int] = set()
-    for ids in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.hf.eos_token_id):
+    for ids in (*told, tokenizer.hf.eos_token_id):
         found.update(ids if isinstance(ids, list) else [ids] if ids is not None else [])
     return frozenset(found)
 

@@ -78,7 +78,7 @@ def lengthened(ids: Ids, segments: Iterable[Segment], tokenizer: StepTokenizer) 
     """Put segments after ids; returns all ids, and the token count at which each of the segments ends."""
     longer, ends = list(ids), []
     for segment in segments:
-        longer += tokenizer.encode(segment.text) if segment.token_ids is None else segment.token_ids
+        longer += tokenizer.segment_ids(segment)
         ends.append(len(longer))
     return tuple(longer), ends
 

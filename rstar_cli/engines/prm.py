@@ -176,12 +176,7 @@ class TransformersScorer:
 
         padding = (0, 0, 0, whole(len(hidden)) - len(hidden))
         scores = self._head.score(torch.nn.functional.pad(hidden, padding))[: len(hidden)]
-        if not bool(scores.isfinite().all()):
-            raise SetupError(
-                f"{self._name} gives scores that are not finite numbers",
-                remedy="Give --dtype float32, or train the process reward model again at a lower learning rate.",
-            )
-        return [round(value, 4) for value in (scores.double() / self._head.scale).tanh().tolist()]
+        return [to_value(score, self._head.scale, self._name) for score in scores.tolist()]
 
 
 class _Asked(CachedPrefix):
@@ -247,6 +242,25 @@ def _classifier_head(model: Any, name: str) -> Head:
     """
     scale = value_scale(model.config, name, type(model).__name__, classifies=hasattr(model, "score"))
     return Head(lambda hidden: model.score(hidden)[:, 0], scale)
+
+
+def to_value(score: float, scale: float, name: str) -> float:
+    """The value in [-1, 1] of a model's score, rounded to 4 decimals.
+
+    Args:
+        score: what the model gives.
+        scale: by what it is divided before its tanh.
+        name: what to call the model.
+
+    Raises:
+        SetupError: the score is not a finite number.
+    """
+    if not math.isfinite(score):
+        raise SetupError(
+            f"{name} gives scores that are not finite numbers",
+            remedy="Give --dtype float32, or train the process reward model again at a lower learning rate.",
+        )
+    return round(math.tanh(score / scale), 4)
 
 
 def value_scale(config: Any, name: str, kind: str, *, classifies: bool) -> float:

@@ -57,7 +57,8 @@ class TransformersPolicy:
         self._context = checkpoint.context_length(model)
         vocabulary = model.get_input_embeddings().num_embeddings
         may_close = torch.zeros(vocabulary, dtype=torch.bool, device=model.device)
-        self._endings = Endings(self._closes, may_close, checkpoint.eos_tokens(model, tokenizer))
+        eos = checkpoint.eos_tokens(tokenizer, model.generation_config.eos_token_id, model.config.eos_token_id)
+        self._endings = Endings(self._closes, may_close, eos)
         self._tag_ends: set[str] = set()
         self._watch_for((STEP_END,))
         self._loop = DecodeLoop(self._forward, self._shape, self._endings, self._keep)
@@ -119,7 +120,7 @@ class TransformersPolicy:
 
     def count_tokens(self, segment: Segment) -> int:
         """Tokens of a segment."""
-        return len(self._tokenizer.encode(segment.text) if segment.token_ids is None else segment.token_ids)
+        return len(self._tokenizer.segment_ids(segment))
 
     def forget(self, prompt: Segment) -> None:
         """Free the states of every prefix with this prompt."""

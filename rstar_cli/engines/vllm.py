@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from rstar_cli.engines import checkpoint
-from rstar_cli.engines.vllm_start import POLICY_SHARE, Engine, read_adapter
+from rstar_cli.engines.vllm_start import POLICY_SHARE, Engine
 from rstar_cli.prompts import STEP_END
 from rstar_cli.protocols import Drawn, EngineInfo, Finish, Sample, SampleRequest, Segment, TokenUsage
-from rstar_cli.tokens import StepTokenizer
 
 ALTERNATIVES = 20
 """Most alternatives to a token that are told of."""
@@ -60,16 +59,14 @@ class VllmPolicy:
 
     Args:
         engine: vLLM with the model.
-        tokenizer: the model's.
-        name: what to call it.
-        eos: the model's end-of-sequence tokens.
     """
 
-    def __init__(self, engine: Engine, tokenizer: StepTokenizer, *, name: str, eos: frozenset[int]) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._tokenizer = tokenizer
-        self._name = name
-        self._eos = eos
+        self._tokenizer = engine.tokenizer
+        config = engine.config
+        told = config.try_get_generation_config().get("eos_token_id"), getattr(config.hf_config, "eos_token_id", None)
+        self._eos = checkpoint.eos_tokens(engine.tokenizer, *told)
         self._usage = TokenUsage()
         self._running: dict[str, _Row] = {}
         self._ended: dict[int, list[_Row]] = {}
@@ -91,24 +88,13 @@ class VllmPolicy:
         Raises:
             SetupError: vLLM, the model or the device are not to be had.
         """
-        adapter = read_adapter(model)
-        options = {"max_num_seqs": max_rows} if max_rows else {}
-        engine = Engine(
-            adapter,
-            device,
-            dtype,
-            POLICY_SHARE,
-            max_logprobs=ALTERNATIVES,
-            logprobs_mode="raw_logprobs",  # at temperature 1
-            **options,
-        )
-        tokenizer = StepTokenizer.load(adapter.tokenizer)
-        return cls(engine, tokenizer, name=str(model), eos=_eos_tokens(engine.config, tokenizer))
+        options = {"max_logprobs": ALTERNATIVES, "logprobs_mode": "raw_logprobs"}  # raw: at temperature 1
+        return cls(Engine(model, device, dtype, POLICY_SHARE, max_rows, **options))
 
     @property
     def info(self) -> EngineInfo:
         """What the engine is."""
-        return EngineInfo("vllm", self._name, self._tokenizer.fingerprint, self._engine.device, ALTERNATIVES)
+        return EngineInfo("vllm", self._engine.name, self._tokenizer.fingerprint, self._engine.device, ALTERNATIVES)
 
     @property
     def usage(self) -> TokenUsage:
@@ -117,7 +103,7 @@ class VllmPolicy:
 
     def count_tokens(self, segment: Segment) -> int:
         """Tokens of a segment."""
-        return len(self._tokenizer.encode(segment.text) if segment.token_ids is None else segment.token_ids)
+        return len(self._tokenizer.segment_ids(segment))
 
     def forget(self, prompt: Segment) -> None:
         """Nothing to do: vLLM drops what was not used for longest."""
@@ -136,7 +122,7 @@ class VllmPolicy:
             SetupError: the tokenizer writes tokens that the model does not know.
         """
         start = (*self._tokenizer.prefix_ids(request.prefix), *request.opening)
-        checkpoint.check_tokens(start, self._engine.vocabulary, self._name)
+        checkpoint.check_tokens(start, self._engine.vocabulary, self._engine.name)
         self._usage.generated += bool(request.opening)
         self._ended[ticket] = []
         for draw in range(request.n):
@@ -159,15 +145,6 @@ class VllmPolicy:
                 self._go_on(row)
         answered, self._answered = self._answered, []
         return answered
-
-    def sample(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
-        """Answer requests, in their order. Nothing else may be under way."""
-        for ticket, request in enumerate(requests):
-            self.submit(ticket, request)
-        answers: dict[int, list[Sample]] = {}
-        while len(answers) < len(requests):
-            answers.update(self.poll())
-        return [answers[ticket] for ticket in range(len(requests))]
 
     def _begin(self, row: _Row) -> None:
         """Note what the opening ends already: a step, or all of it."""
@@ -298,12 +275,3 @@ def _drawn(token: int, likely: Mapping[int, Any], most: int) -> Drawn:
     left_out = len(likely) > most  # then the token is none of the likeliest
     ids = sorted(likely, key=lambda i: (left_out and i == token, -likely[i].logprob, i))
     return Drawn(token, tuple(ids), tuple(round(likely[i].logprob, 4) for i in ids))
-
-
-def _eos_tokens(config: Any, tokenizer: StepTokenizer) -> frozenset[int]:
-    """Tokens that end a sequence, by the model's configuration and the tokenizer's."""
-    found: set[int] = set()
-    generation = config.try_get_generation_config().get("eos_token_id")
-    for ids in (generation, getattr(config.hf_config, "eos_token_id", None), tokenizer.hf.eos_token_id):
-        found.update(ids if isinstance(ids, list) else [ids] if ids is not None else [])
-    return frozenset(found)

@@ -8,14 +8,13 @@ cache and would run the whole prefix for each branch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rstar_cli.engines import checkpoint
-from rstar_cli.engines.prm import BEYOND_CONTEXT, value_scale
-from rstar_cli.engines.vllm_start import SCORER_SHARE, Engine, read_adapter
+from rstar_cli.engines.prm import BEYOND_CONTEXT, to_value, value_scale
+from rstar_cli.engines.vllm_start import SCORER_SHARE, Engine
 from rstar_cli.errors import SetupError
 from rstar_cli.protocols import EngineInfo, ScoreRequest, Segment
 from rstar_cli.tokens import StepTokenizer
@@ -28,18 +27,15 @@ class VllmScorer:
 
     Args:
         engine: vLLM with a sequence classifier.
-        tokenizer: the model's.
-        name: what to call it.
 
     Raises:
         SetupError: it has not one label, or its value scale is no positive number.
     """
 
-    def __init__(self, engine: Engine, tokenizer: StepTokenizer, *, name: str) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._tokenizer = tokenizer
-        self._name = name
-        self._scale = classifier_scale(engine.config.hf_config, name)
+        self._tokenizer = engine.tokenizer
+        self._scale = classifier_scale(engine.config.hf_config, engine.name)
         self._scored = 0
 
     @classmethod
@@ -57,10 +53,9 @@ class VllmScorer:
         Raises:
             SetupError: vLLM, the model or the device are not to be had, or the model is not fit.
         """
-        options = {"max_num_seqs": max_rows} if max_rows else {}
-        engine = Engine(read_adapter(model), device, dtype, SCORER_SHARE, runner="pooling", **options)
+        engine = Engine(model, device, dtype, SCORER_SHARE, max_rows, runner="pooling")
         try:
-            return cls(engine, StepTokenizer.load(model), name=str(model))
+            return cls(engine)
         except SetupError:
             engine.close()
             raise
@@ -68,7 +63,7 @@ class VllmScorer:
     @property
     def info(self) -> EngineInfo:
         """What the engine is."""
-        return EngineInfo("vllm", self._name, self._tokenizer.fingerprint, self._engine.device)
+        return EngineInfo("vllm", self._engine.name, self._tokenizer.fingerprint, self._engine.device)
 
     @property
     def scored(self) -> int:
@@ -101,29 +96,15 @@ class VllmScorer:
         values = dict.fromkeys(solutions, BEYOND_CONTEXT)
         running: dict[str, tuple[int, ...]] = {}
         for ids in sorted(solutions, key=lambda ids: (len(ids), ids)):  # the shorter ones are prefixes of longer ones
-            checkpoint.check_tokens(ids, self._engine.vocabulary, self._name)
+            checkpoint.check_tokens(ids, self._engine.vocabulary, self._engine.name)
             if len(ids) <= self._engine.context:
                 running[self._engine.add(ids, PoolingParams(task="classify", use_activation=False))] = ids
         while running:
             for name, output in self._engine.step():
                 ids = running.pop(name)
                 self._scored += len(ids) - output.num_cached_tokens
-                values[ids] = to_value(float(output.outputs.data.flatten()[0]), self._scale, self._name)
+                values[ids] = to_value(float(output.outputs.data.flatten()[0]), self._scale, self._engine.name)
         return values
-
-
-def to_value(score: float, scale: float, name: str) -> float:
-    """The value in [-1, 1] of a score.
-
-    Raises:
-        SetupError: the score is not a finite number.
-    """
-    if not math.isfinite(score):
-        raise SetupError(
-            f"{name} gives scores that are not finite numbers",
-            remedy="Give --dtype float32, or train the process reward model again at a lower learning rate.",
-        )
-    return round(math.tanh(score / scale), 4)
 
 
 def classifies(config: Any) -> bool:

@@ -26,8 +26,7 @@ from rstar_cli.engines.vllm_start import (
     POLICY_SHARE,
     QUIET,
     SCORER_SHARE,
-    memory_options,
-    number_format,
+    engine_options,
     read_adapter,
 )
 from rstar_cli.errors import SetupError
@@ -116,21 +115,16 @@ class VllmServer:
             "host": "127.0.0.1",
             "port": port,
             "served_model_name": name,
-            "tokenizer": adapter.tokenizer,
-            "dtype": number_format(place, dtype),
-            "load_format": "safetensors",
-            "max_model_len": -1,
-            "enable_prefix_caching": True,
             **(_SCORES if scores else _SAMPLES),
-            **memory_options(place, SCORER_SHARE if scores else POLICY_SHARE),
+            **engine_options(adapter, place, dtype, SCORER_SHARE if scores else POLICY_SHARE),
         }
         if adapter.lora is not None:
             name = "adapter"
-            options |= {"enable_lora": True, "max_lora_rank": adapter.rank, "lora_modules": f"{name}={adapter.lora}"}
+            options["lora_modules"] = f"{name}={adapter.lora}"
         flags: list[str] = []
         for key, value in options.items():
             flags += [f"--{key.replace('_', '-')}", *([] if value is True else [str(value)])]
-        return cls([python, "-m", "vllm.entrypoints.openai.api_server", "--model", adapter.base, *flags], port, name)
+        return cls([python, "-m", "vllm.entrypoints.openai.api_server", *flags], port, name)
 
     def close(self) -> None:
         """End the server and all its processes, and remove its log."""

@@ -12,8 +12,8 @@ from typing import Any
 
 from rstar_cli.engines import checkpoint
 from rstar_cli.engines.openai_http import Servers
-from rstar_cli.engines.prm import BEYOND_CONTEXT
-from rstar_cli.engines.vllm_prm import classifier_scale, classifies, step_ends, to_value
+from rstar_cli.engines.prm import BEYOND_CONTEXT, to_value
+from rstar_cli.engines.vllm_prm import classifier_scale, classifies, step_ends
 from rstar_cli.engines.vllm_server import VllmServer
 from rstar_cli.errors import SetupError
 from rstar_cli.protocols import EngineInfo, ScoreRequest, Segment

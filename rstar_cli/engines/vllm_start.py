@@ -16,6 +16,7 @@ from typing import Any
 
 from rstar_cli.engines import checkpoint
 from rstar_cli.errors import SetupError
+from rstar_cli.tokens import StepTokenizer
 
 PAIRS = "torch 2.11 pairs with vllm 0.26, 2.13 with 0.27 to 0.29, 2.14 with 0.33"
 """Versions that go together."""
@@ -82,69 +83,74 @@ def read_adapter(model: str | Path) -> Adapter:
     return Adapter(base, str(model) if own else base, str(model), room)
 
 
-def memory_options(device: str, share: float) -> dict[str, Any]:
-    """How much memory an engine may take, and in which pieces.
+def engine_options(adapter: Adapter, device: str, dtype: str, share: float) -> dict[str, Any]:
+    """What vLLM is told of a checkpoint and its place: arguments of `EngineArgs`, and by the same names of a server.
 
     Args:
+        adapter: the checkpoint.
         device: `cpu` or `cuda`.
+        dtype: `auto` (bfloat16 on a GPU, float32 on a CPU, as with every engine), `float32` or `bfloat16`.
         share: of a GPU's memory, weights included; half of it of a CPU's free memory, for keys and values alone.
     """
+    options: dict[str, Any] = {
+        "model": adapter.base,
+        "tokenizer": adapter.tokenizer,
+        "dtype": {"cuda": "bfloat16", "cpu": "float32"}[device] if dtype == "auto" else dtype,
+        "load_format": "safetensors",  # the other ones may be pickles
+        "max_model_len": -1,  # the model's, less where the memory is short
+        "enable_prefix_caching": True,
+    }
+    if adapter.lora is not None:
+        options |= {"enable_lora": True, "max_lora_rank": adapter.rank}
     if device == "cuda":
-        return {"gpu_memory_utilization": share}
+        return options | {"gpu_memory_utilization": share}
     room = min(CPU_BYTES, int(share / 2 * checkpoint.free_memory("cpu")))
     # eager: to compile takes longer than a small model runs, and a C++ compiler
-    return {"kv_cache_memory_bytes": room, "block_size": CPU_BLOCK, "enforce_eager": True}
-
-
-def number_format(device: str, dtype: str) -> str:
-    """`auto` is bfloat16 on a GPU and float32 on a CPU, as with every engine."""
-    return {"cuda": "bfloat16", "cpu": "float32"}[device] if dtype == "auto" else dtype
+    return options | {"kv_cache_memory_bytes": room, "block_size": CPU_BLOCK, "enforce_eager": True}
 
 
 class Engine:
     """vLLM's own engine in a process of its own: requests may join at any time.
 
     Args:
-        adapter: the checkpoint.
+        model: a checkpoint directory, one of LoRA adapters, or a hub id.
         device: `auto`, `cpu` or `cuda`; vLLM runs on what its package was built for.
         dtype: `auto`, `float32` or `bfloat16`.
-        share: of the memory, see `memory_options`.
+        share: of the memory, see `engine_options`.
+        max_rows: sequences under way at once; None: vLLM's own choice.
         options: further ones of vLLM's `EngineArgs`.
 
     Attributes:
+        name: what to call the model: where it is.
         device: `cpu` or `cuda`.
+        tokenizer: the model's.
         context: most tokens of a sequence.
         vocabulary: tokens that the model knows.
 
     Raises:
-        SetupError: vLLM or the device are not there, or it can't load the model.
+        SetupError: vLLM, the device or the tokenizer are not there, or it can't load the model.
     """
 
-    def __init__(self, adapter: Adapter, device: str, dtype: str, share: float, **options: Any) -> None:
+    def __init__(
+        self, model: str | Path, device: str, dtype: str, share: float, max_rows: int | None, **options: Any
+    ) -> None:
+        self.name = str(model)
         self.device = _import(device)
         from vllm import EngineArgs, LLMEngine
         from vllm.lora.request import LoRARequest
 
-        if adapter.lora is not None:
-            options |= {"enable_lora": True, "max_lora_rank": adapter.rank}
+        adapter = read_adapter(model)
+        self.tokenizer = StepTokenizer.load(adapter.tokenizer)  # before the engine, which takes its time
+        if max_rows:
+            options["max_num_seqs"] = max_rows
+        options |= engine_options(adapter, self.device, dtype, share)
         try:
             self._engine: Any = LLMEngine.from_engine_args(
-                EngineArgs(
-                    model=adapter.base,
-                    tokenizer=adapter.tokenizer,
-                    dtype=number_format(self.device, dtype),
-                    load_format="safetensors",  # the other ones may be pickles
-                    max_model_len=-1,  # the model's, less where the memory is short
-                    enable_prefix_caching=True,
-                    disable_log_stats=True,
-                    use_tqdm_on_load=False,
-                    **memory_options(self.device, share),
-                    **options,
-                )
+                EngineArgs(disable_log_stats=True, use_tqdm_on_load=False, **options)
             )
         except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
             raise SetupError(
-                f"vLLM can't load {adapter.lora or adapter.base}: {error}",
+                f"vLLM can't load {model}: {error}",
                 remedy="Read vLLM's own messages above; check the checkpoint, and that the memory is free.",
             ) from error
         self._lora = LoRARequest("adapter", 1, adapter.lora) if adapter.lora is not None else None

@@ -37,6 +37,7 @@ none. None of it was measured here, and it is another model on other problems.""
 
 _KINDS = ("mcts", "swor", "uct", "puct", "beam", "dvts", "best_of_n", "weighted", "majority", "pass")
 """Methods beside `greedy`, the strongest use of gold last."""
+_TRAININGS = ("train-policy", "train-prm")
 _COUNTS = ("problems", "solved", "solutions", "sft", "pairs", "step labels")
 
 
@@ -64,9 +65,10 @@ def collect(run: RunDir) -> dict[str, Any]:
     Returns:
         `run` {base, seed}; `sets`, the names of the evaluated sets, the main one first, empty before the first
         evaluation; `rounds`, in order, each
-        {round, eval {set: {method: {accuracy, ci95, n, by_level, tokens}}}, prm, counts}, the last two where the round
-        has them: its PRM's accuracy on held-out pairs, `all` and by kind of pair, and how many problems, solutions and
-        training rows it made; `claims`, see `CLAIMS`.
+        {round, eval {set: {method: {accuracy, ci95, n, by_level, tokens}}}, prm, counts, contaminated}, the last three
+        where the round has them: its PRM's accuracy on held-out pairs, `all` and by kind of pair, how many problems,
+        solutions and training rows it made, and on how many problems of evaluation sets it trained; `claims`, see
+        `CLAIMS`.
 
     Raises:
         DataError: a file of figures is damaged.
@@ -144,4 +146,12 @@ def _training(folder: RoundDir) -> dict[str, Any]:
     verified = stages.get("verify", {}).get("counts", {})
     held_out = stages.get("train-prm", {}).get("counts", {}).get("held-out accuracy")
     counts = {key: verified[key] for key in _COUNTS if key in verified}
-    return {**({"prm": held_out} if held_out else {}), **({"counts": counts} if counts else {})}
+    told = {"prm": held_out, "counts": counts, "contaminated": _contaminated(stages)}
+    return {name: value for name, value in told.items() if value}
+
+
+def _contaminated(stages: dict[str, Any]) -> int:
+    """Problems of evaluation sets that the round searched or trained on, as it was allowed to."""
+    searched = stages.get("generate", {}).get("counts", {}).get("contaminated", 0)
+    trained = [stages.get(name, {}).get("counts", {}).get("contaminated problems", 0) for name in _TRAININGS]
+    return int(max(searched, *trained))

@@ -9,6 +9,7 @@ from rich.columns import Columns
 from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from rstar_cli.report.collect import series, shown_methods
 
@@ -30,8 +31,17 @@ def curve_table(report: dict[str, Any]) -> Group:
     if prm := {entry["round"]: entry["prm"]["all"] for entry in report["rounds"] if "prm" in entry}:
         also.append(_accuracy("PRM\npairs", prm))
     below = [_table("also measured, %", rounds, also)] if also else []
+    warnings = [
+        Text(
+            f"Round {entry['round']} trained on {entry['contaminated']} problems of evaluation sets: "
+            "its accuracy, and that of later rounds, is no held-out accuracy.",
+            style="bold red",
+        )
+        for entry in report["rounds"]
+        if "contaminated" in entry
+    ]
     apart = [Padding(table, (1, 0, 0, 0), expand=False) for table in (*below, _claimed(report["claims"]))]
-    return Group(*main, Columns(apart, padding=(0, 4)))
+    return Group(*warnings, *main, Columns(apart, padding=(0, 4)))
 
 
 def _methods(report: dict[str, Any], name: str) -> list[_Column]:

@@ -183,6 +183,16 @@ class Tree:
                 break
             above.closed = True
 
+    def free(self) -> None:
+        """Let go of all below the root: trees are made of circles, which the garbage collector would find late."""
+        places = [place for place in (self.root.place,) if place is not None]
+        for node in self.nodes:
+            node.parent, node.children, node.place = None, [], None
+        while places:
+            place = places.pop()
+            places += place.children.values()
+            place.parent, place.children, place.step = None, {}, None
+
 
 def valid_children(node: Node) -> list[Node]:
     """The candidates below `node` that a rollout may take."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rstar_cli.config import (
     GenerateConfig,
     SearchConfig,
     Settings,
+    TrainConfig,
     TrainPolicyConfig,
     TrainPrmConfig,
     VerifyConfig,
@@ -28,10 +30,14 @@ from rstar_cli.stages.evaluate import prm_for as prm_of_evaluate
 from rstar_cli.stages.generate import policy_for, prm_for
 from rstar_cli.stages.memory import memory_figures
 from rstar_cli.stages.problem_sets import draw_problems, eval_problems, read_source
+from rstar_cli.stages.train_cost import cost_figures, count_tokens
 from rstar_cli.stages.train_files import read_pairs, read_sft
 from rstar_cli.stages.train_policy import plain_files
 from rstar_cli.stages.train_prm import prm_inputs
 from rstar_cli.train.prm import count_updates, is_held_out
+
+ROW_TOKENS = 512
+"""Of a training row, where there is none yet to look at."""
 
 
 def dry_run_generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None) -> Summary:
@@ -105,6 +111,7 @@ def dry_run_train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | No
         rows = [row for file in files for row in read_rows(file, SftRow)]
     summary.figures |= {"model": model, "rows": len(rows)}
     summary.figures["updates"] = -(-len(rows) // config.batch_size) * round(config.epochs)
+    summary.figures |= _train_cost("train-policy", place, config, run, model, rows, config.epochs)
     return summary
 
 
@@ -122,8 +129,36 @@ def dry_run_train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | N
         rows = [row for file in pairs.values() for row in read_rows(file, PairRow)]
     held_out = sum(is_held_out(row.problem_id, config) for row in rows)
     summary.figures |= {"model": model, "pairs": len(rows) - held_out, "pairs held out": held_out}
-    summary.figures["updates"] = count_updates(rows, config)
+    updates = summary.figures["updates"] = count_updates(rows, config)
+    passes = updates * config.batch_size / max(1, len(rows) - held_out)
+    summary.figures |= _train_cost("train-prm", place, config, run, model, rows, passes)
     return summary
+
+
+def _train_cost(
+    stage: str,
+    place: TrainPlace,
+    config: TrainConfig,
+    run: RunDir | None,
+    model: str,
+    rows: Sequence[SftRow | PairRow],
+    passes: float,
+) -> dict[str, str]:
+    """Memory and time of a training on these rows: by the speed of an earlier round's, else of this machine."""
+    lengths = count_tokens(rows, model)
+    length = sum(lengths) / max(1, len(lengths))
+    return cost_figures(model, config, passes * sum(lengths), length, _last_counts(run, stage, place.round))
+
+
+def _last_counts(run: RunDir | None, stage: str, number: int) -> dict[str, Any] | None:
+    """What the manifest counts of a stage in the last round that has it, up to a number."""
+    for earlier in range(number, 0, -1) if run is not None else ():
+        assert run is not None  # noqa: S101
+        entry = read_manifest(run.round(earlier).manifest).get(stage, {})
+        if entry.get("status") == "complete":
+            counts: dict[str, Any] = entry["counts"]
+            return counts
+    return None
 
 
 def dry_run_evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None) -> Summary:
@@ -177,9 +212,17 @@ def dry_run_evolve(config: EvolveConfig, run: RunDir) -> Summary:
         shown["first prompt"] = render_prompt(problems[0].problem, few_shot_of(generate, recipe.run.base))
     except SetupError as error:
         summary.notes.append(f"Not checked: {error}. {error.remedy}")
+    trainings: tuple[tuple[str, type[TrainConfig]], ...] = (
+        ("train-policy", TrainPolicyConfig),
+        ("train-prm", TrainPrmConfig),
+    )
+    for name, kind in trainings:
+        settings = recipe.stage(kind, name, 1, {})
+        cost = cost_figures(recipe.run.base, settings, 1e6, ROW_TOKENS, _last_counts(run, name, config.rounds))
+        shown |= {f"{name}, {what}": told for what, told in cost.items()}
     for number in range(1, config.rounds + 1):
-        cost = _generate_cost(recipe.stage(GenerateConfig, "generate", number, {}), run, number, recipe.run.count)
-        shown[f"tokens to generate, round {number}"] = cost
+        searched = recipe.stage(GenerateConfig, "generate", number, {})
+        shown[f"tokens to generate, round {number}"] = _generate_cost(searched, run, number, recipe.run.count)
     return summary
 
 

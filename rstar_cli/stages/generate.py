@@ -36,6 +36,7 @@ from rstar_cli.stages.common import (
     partial,
     refuse_run_flags,
 )
+from rstar_cli.stages.contaminated import refuse_overlaps
 from rstar_cli.stages.problem_sets import read_source, round_problems
 from rstar_cli.stages.tools import Tools, begin, plan_of
 
@@ -81,6 +82,7 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None, s
     model, policy_name = policy_for(config, run, place.round)
     prm, prm_name = prm_for(config, run, place.round)
     problems = round_problems(run, place.round, place.problems, place.limit)
+    contaminated = refuse_overlaps(run, problems, config, place.problems or files.problems)
     few_shot = few_shot_of(config, model)
     seed = run.recipe.run.seed
     task = _Task(problems, model, prm, few_shot, derive_seed(seed, place.round), files.trees)
@@ -97,7 +99,9 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None, s
             f"This round's set holds {len(problems)} problems, fewer than the recipe's {run.recipe.run.count}: the "
             f"pool has no more, or an earlier call with --limit made it (then remove {files.root} to draw it anew)."
         )
-    return _unless_done(task, config, record, summary, stop)
+    if contaminated:
+        summary.notes.append(f"{contaminated} of these problems are in an evaluation set, too.")
+    return _unless_done(task, config, record, summary, stop, contaminated)
 
 
 def policy_for(config: GenerateConfig, run: RunDir, number: int) -> tuple[str, str]:
@@ -141,7 +145,12 @@ def _on_files(place: GeneratePlace, config: GenerateConfig) -> Summary:
 
 
 def _unless_done(
-    task: _Task, config: GenerateConfig, record: StageRecord, summary: Summary, stop: Stop | None
+    task: _Task,
+    config: GenerateConfig,
+    record: StageRecord,
+    summary: Summary,
+    stop: Stop | None,
+    contaminated: int = 0,
 ) -> Summary:
     if record.is_complete():
         return record.told_again(summary)
@@ -156,6 +165,7 @@ def _unless_done(
         f"{figures['solved']} of {figures['searched now']} solved, {figures['tokens generated']:,} tokens"
     )
     counts = {name: figures[name] for name in ("problems", "searched now", "left", "solved", "engine idle")}
+    counts |= {"contaminated": contaminated} if contaminated else {}
     tokens = {"generated": figures["tokens generated"], "prefilled": figures["tokens prefilled"]}
     summary.data = counts
     if figures["stopped"]:
@@ -270,8 +280,9 @@ def search_problems(
     driver = tools.driver(grade, budget.more, flow)
     for key, tree in driver.run(searches(), config.in_flight, stop):
         budget.finished += 1
-        tools.forget(tree.prompt)
-        yield tree_row(key, tree, tools.policy)
+        row = tree_row(key, tree, tools.policy)
+        tools.forget(tree)
+        yield row
     for key, tree in driver.left:
         if tree.rollouts:
             yield tree_row(key, tree, tools.policy)

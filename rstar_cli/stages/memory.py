@@ -64,12 +64,12 @@ class _Use:
 
     def told(self) -> str:
         """All of it in a sentence."""
-        models = " + ".join(f"{role} {_told(size)}" for role, size in self.models.items())
+        models = " + ".join(f"{role} {told_size(size)}" for role, size in self.models.items())
         if self.free is None:
             return f"{models}; no such device is to be seen here"
         verdict = "fits" if self.fits else "fits, but full caches would not"
         verdict = verdict if sum(self.models.values()) <= self.free else "does not fit"
-        return f"{models} + cache {_told(self.cache)} of {_told(self.free)} that are free: {verdict}"
+        return f"{models} + cache {told_size(self.cache)} of {told_size(self.free)} that are free: {verdict}"
 
 
 def memory_figures(config: SearchConfig, policy: str, prm: str | None) -> dict[str, str]:
@@ -130,7 +130,8 @@ def _free(device: str) -> int | None:
         return None
 
 
-def _told(size: float) -> str:
+def told_size(size: float) -> str:
+    """Bytes to read."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 

@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from rstar_cli.config import EvalSetConfig, parse_levels
+from rstar_cli.contamination import Known
 from rstar_cli.errors import ConfigMismatchError, DataError
 from rstar_cli.jsonl import dump, read_rows, write_rows
 from rstar_cli.layout import RunDir, make_folder
@@ -57,13 +58,13 @@ def round_problems(run: RunDir, number: int, source: str | None, limit: int | No
 def draw_problems(run: RunDir, number: int) -> list[Problem]:
     """The problems that a round draws: from the run's pool or the recipe's source, else from the generator.
 
-    Problems of the run's evaluation sets are left out, by their text.
+    Problems that are in the run's evaluation sets, exactly or nearly (`contamination.py`), are left out.
     """
     config = run.recipe.run
+    known = Known(problem.problem for _, problem in evaluated_problems(run))
     problems = _pool(run)
     if problems is not None:
-        held_out = {_bare(p.problem) for name in run.recipe.eval_sets for p in eval_problems(run, name, keep=False)}
-        problems = [p for p in problems if _bare(p.problem) not in held_out]
+        problems = [p for p in problems if known.find(p.problem) is None]
         if not problems:
             raise DataError(
                 "every problem is in an evaluation set too",
@@ -74,9 +75,18 @@ def draw_problems(run: RunDir, number: int) -> list[Problem]:
         return problems[: config.count]
     from rstar_cli.problems.synthetic import make_problems
 
-    return make_problems(
-        config.count, derive_seed(config.seed, "train", number), parse_levels(config.levels), split="train"
-    )
+    seed, levels = derive_seed(config.seed, "train", number), parse_levels(config.levels)
+    drawn = config.count
+    while True:
+        problems = [p for p in make_problems(drawn, seed, levels, split="train") if known.find(p.problem) is None]
+        if len(problems) >= config.count:
+            return problems[: config.count]
+        drawn += config.count - len(problems)
+
+
+def evaluated_problems(run: RunDir) -> list[tuple[str, Problem]]:
+    """(set, problem) of all that the run's recipe evaluates on."""
+    return [(name, problem) for name in run.recipe.eval_sets for problem in eval_problems(run, name, keep=False)]
 
 
 def _pool(run: RunDir) -> list[Problem] | None:
@@ -92,11 +102,6 @@ def _keep_pool(run: RunDir) -> None:
     if run.recipe.run.source != "synthetic" and not run.pool.exists():
         make_folder(run.root)
         write_rows(run.pool, read_source(run.recipe.run.source, None))
-
-
-def _bare(text: str) -> str:
-    """A problem's text as it is compared: blank space and case left out."""
-    return "".join(text.split()).casefold()
 
 
 def eval_problems(run: RunDir, name: str, *, keep: bool = True) -> list[Problem]:

@@ -29,8 +29,9 @@ def solve_greedily(
     by_id = {p.id: p for p in problems}
     searches = ((p.id, *begin(_prompt(p, few_shot), 0, plan)) for p in problems)
     for key, tree in tools.driver(_no_gold).run(searches, config.in_flight, stop):
-        tools.forget(tree.prompt)
-        yield _row(by_id[key], [tree.rollouts[0][0]], tree.tokens_generated, tools, config)
+        row = _row(by_id[key], [tree.rollouts[0][0]], tree.tokens_generated, tools, config)
+        tools.forget(tree)
+        yield row
 
 
 def sample_solutions(
@@ -51,10 +52,11 @@ def sample_solutions(
         trees = found[key]
         trees[draw] = tree
         if len(trees) == config.samples:
-            tools.forget(tree.prompt)
-            del found[key]
             leaves = [trees[i].rollouts[0][0] for i in range(config.samples)]
-            yield _row(by_id[key], leaves, sum(t.tokens_generated for t in trees.values()), tools, config)
+            row = _row(by_id[key], leaves, sum(t.tokens_generated for t in trees.values()), tools, config)
+            for each in found.pop(key).values():
+                tools.forget(each)
+            yield row
 
 
 def search_solutions(
@@ -65,9 +67,10 @@ def search_solutions(
     by_id = {p.id: p for p in problems}
     searches = ((p.id, *begin(_prompt(p, few_shot), derive_seed(seed, p.id, "mcts"), plan)) for p in problems)
     for key, tree in tools.driver(_no_gold).run(searches, config.in_flight, stop):
-        tools.forget(tree.prompt)
         leaves = dict.fromkeys(leaf for leaf, _ in tree.rollouts if leaf.stop is StopReason.ANSWER)
-        yield _row(by_id[key], list(leaves), tree.tokens_generated, tools, config)
+        row = _row(by_id[key], list(leaves), tree.tokens_generated, tools, config)
+        tools.forget(tree)
+        yield row
 
 
 def _prompt(problem: Problem, few_shot: int) -> str:

@@ -45,12 +45,13 @@ class Tools:
         """A driver of searches with these parts."""
         return Driver(self.policy, self.sandbox, grade, self.scorer, more, flow)
 
-    def forget(self, prompt: Segment) -> None:
-        """Free what models and sandbox keep of a search that is over."""
-        self.policy.forget(prompt)
-        self.sandbox.forget(prompt.text)
+    def forget(self, tree: Tree) -> None:
+        """Free a search that is over and was read: what models and sandbox keep of it, and the tree itself."""
+        self.policy.forget(tree.prompt)
+        self.sandbox.forget(tree.prompt.text)
         if self.scorer is not None:
-            self.scorer.forget(prompt)
+            self.scorer.forget(tree.prompt)
+        tree.free()
 
 
 class Retokenized:

@@ -14,6 +14,7 @@ from rstar_cli.options import TrainPlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.records import SftRow
 from rstar_cli.stages.common import StageRecord, Summary, refuse_run_flags
+from rstar_cli.stages.contaminated import refuse_trained
 from rstar_cli.stages.train_files import read_sft
 
 if TYPE_CHECKING:
@@ -50,8 +51,10 @@ def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> S
             path=files.sft,
             remedy="Search more (--rollouts), on easier problems, or with a stronger --policy.",
         )
+    contaminated = refuse_trained(run, rounds, {row.problem_id for row in rows}, config)
     record.begin()
     _fit(rows, model, files.policy, config, summary, record)
+    summary.figures |= {"contaminated problems": contaminated} if contaminated else {}
     record.complete(summary.figures)
     return summary
 

@@ -14,6 +14,7 @@ from rstar_cli.options import TrainPlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.records import PairRow
 from rstar_cli.stages.common import StageRecord, Summary
+from rstar_cli.stages.contaminated import refuse_trained
 from rstar_cli.stages.train_files import read_pairs
 from rstar_cli.stages.train_policy import check_fresh, plain_files, show_on
 from rstar_cli.train import prm
@@ -55,9 +56,11 @@ def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> 
             path=files.pairs,
             remedy="Search more (--rollouts), or other problems: some that are neither too easy nor too hard.",
         )
+    contaminated = refuse_trained(run, pairs, {row.problem_id for row in rows}, config)
     record.begin()
     _fit(rows, model if policy is None else str(policy), files.prm, config, summary, record)
     summary.data["start"] = model
+    summary.data |= {"contaminated problems": contaminated} if contaminated else {}
     summary.figures = _figures(summary.data)
     record.complete(summary.data)
     return summary

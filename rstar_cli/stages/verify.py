@@ -9,7 +9,7 @@ from itertools import islice
 
 from rstar_cli.config import VerifyConfig
 from rstar_cli.errors import DataError, UsageError
-from rstar_cli.extract import Trajectory, pair_rows, sft_rows, solution, step_label_rows, trajectories
+from rstar_cli.extract import Trajectory, choose, pair_rows, sft_rows, solution, step_label_rows, trajectories
 from rstar_cli.grader import Grader
 from rstar_cli.jsonl import dump, read_rows, replacing
 from rstar_cli.layout import RunDir
@@ -50,11 +50,12 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
         sandbox = stack.enter_context(open_sandbox(config))
         grader = stack.enter_context(open_grader(config))
         progress = stack.enter_context(StageProgress(summary.stage, len(gold)))
-        for tree, solutions in verified(read_rows(files.trees, Tree), gold, sandbox, grader):
+        for tree, found in verified(read_rows(files.trees, Tree), gold, sandbox, grader):
+            solutions = choose(tree, found, config.top)
             rows: list[Sequence[Row]] = [
                 solutions,
-                sft_rows(tree, solutions, config.top),
-                pair_rows(tree, solutions),
+                sft_rows(tree, solutions),
+                pair_rows(tree, solutions, config.pairs),
                 step_label_rows(tree, solutions),
             ]
             for name, put, made in zip(("solutions", "sft", "pairs", "step labels"), write, rows, strict=True):
@@ -62,6 +63,7 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
                 for row in made:
                     put(dump(row))
             counts.update(s.verdict.value for s in solutions)
+            counts.update(s.choice.value for s in solutions)
             counts["problems"] += 1
             counts["solved"] += any(s.verdict is Verdict.CORRECT for s in solutions)
             progress.update(
@@ -76,6 +78,7 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
         "trajectories": counts["solutions"],
         **{verdict.value.replace("_", " "): counts[verdict.value] for verdict in Verdict if counts[verdict.value]},
         "training rows": counts["sft"],
+        "right, not kept": f"{counts['duplicate']} duplicates, {counts['surplus']} beyond the {config.top} best",
         "preference pairs": counts["pairs"],
         "step label rows": counts["step labels"],
         "seconds": round(seconds, 1),

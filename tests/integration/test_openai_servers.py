@@ -17,8 +17,9 @@ import pytest
 from rstar_cli.engines.openai import ServerPolicy
 from rstar_cli.engines.transformers import TransformersPolicy
 from rstar_cli.prompts import COMPLETION_STOPS, STEP_STOPS, render_prompt
-from rstar_cli.protocols import Sample, SampleRequest, Segment
+from rstar_cli.protocols import SampleRequest, Segment
 from tests import models
+from tests.asking import answers
 
 pytestmark = pytest.mark.slow
 
@@ -56,15 +57,6 @@ def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
-
-
-def answers(policy: ServerPolicy | TransformersPolicy, asked: list[SampleRequest]) -> list[list[Sample]]:
-    for ticket, each in enumerate(asked):
-        policy.submit(ticket, each)
-    found: dict[int, list[Sample]] = {}
-    while got := policy.poll():
-        found.update(got)
-    return [found[ticket] for ticket in range(len(asked))]
 
 
 def test_transformers_serve(url: str, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

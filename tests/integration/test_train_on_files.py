@@ -20,7 +20,10 @@ def test_a_policy_on_prompts_and_completions(tmp_path: Path) -> None:
     rows = [{"prompt": render_prompt(f"What is {i} + 1?"), "completion": f" It is {i + 1}.", "n": i} for i in range(9)]
     file = write(tmp_path / "rows.jsonl", *rows)
     dry = rstar("train-policy", "--input", file, "--output", "out", "--dry-run", *SMALL, cwd=tmp_path)
-    assert json.loads(dry.stdout)["figures"]["rows"] == 9
+    figures = json.loads(dry.stdout)["figures"]
+    assert figures["rows"] == 9
+    assert figures["memory on cpu"].endswith("fits")
+    assert "tokens/s, from one layer's" in figures["time"]
     assert not (tmp_path / "out").exists()
     done = rstar("train-policy", "--input", file, "--output", "out", "--epochs", "1", *SMALL, cwd=tmp_path)
     data = json.loads(done.stdout)["data"]

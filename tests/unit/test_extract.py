@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from rstar_cli.extract import pair_rows, sft_rows, solution, step_label_rows, trajectories
+from rstar_cli.extract import PairRule, choose, pair_rows, sft_rows, solution, step_label_rows, trajectories
 from rstar_cli.protocols import ExecutionResult, Grade
-from rstar_cli.records import Execution, ExecutionStatus, Rollout, SolutionRow, StopReason, Tree, TreeNode, Verdict
+from rstar_cli.records import (
+    Choice,
+    Execution,
+    ExecutionStatus,
+    PairRow,
+    Rollout,
+    SolutionRow,
+    StopReason,
+    Tree,
+    TreeNode,
+    Verdict,
+)
 
 OK = Execution(status=ExecutionStatus.OK)
 
@@ -76,12 +87,53 @@ def test_a_program_that_does_not_repeat_is_no_solution() -> None:
 
 
 def test_best_right_trajectories_train_the_policy() -> None:
-    kept = sft_rows(TREE, rows(), 2)
+    kept = sft_rows(TREE, choose(TREE, rows(), 2))
     assert [row.completion.count("42.0") for row in kept] == [0, 3], "by mean Q; a copy in other words is no second one"
     assert kept[0].steps[-2].output
     assert kept[0].steps[-2].text == "\n<output>42<end_of_output>\n"
-    assert len(sft_rows(TREE, rows(), 1)) == 1
-    assert sft_rows(TREE, [row for row in rows() if row.verdict is not Verdict.CORRECT], 2) == []
+    assert len(sft_rows(TREE, choose(TREE, rows(), 1))) == 1
+    assert sft_rows(TREE, [row for row in choose(TREE, rows(), 2) if row.verdict is not Verdict.CORRECT]) == []
+
+
+def test_a_reason_stands_with_every_trajectory() -> None:
+    chosen = choose(TREE, rows(), 2)
+    assert [row.choice for row in chosen] == [Choice.KEPT, Choice.NOT_RIGHT, Choice.KEPT, Choice.DUPLICATE]
+    assert [row.choice for row in choose(TREE, rows(), 1)] == [
+        Choice.KEPT,
+        Choice.NOT_RIGHT,
+        Choice.SURPLUS,
+        Choice.DUPLICATE,
+    ]
+
+
+def test_a_program_in_other_names_is_a_duplicate() -> None:
+    renamed = TREE.nodes[10].model_copy(update={"text": "\nb  =  1<end_of_step>"})
+    other = TREE.nodes[10].model_copy(update={"text": "\na = 3<end_of_step>"})
+    for node, choice in ((renamed, Choice.DUPLICATE), (other, Choice.KEPT)):
+        tree = TREE.model_copy(update={"nodes": (*TREE.nodes[:10], node, *TREE.nodes[11:])})
+        assert choose(tree, rows(), 2)[-1].choice is choice
+
+
+def test_equal_q_is_settled_by_the_prm() -> None:
+    found = [row for row in rows() if row.verdict is Verdict.CORRECT]
+    same = [row.model_copy(update={"mean_q": 0.5, "min_q": 0.5, "min_prm": i / 10}) for i, row in enumerate(found)]
+    best = max(choose(TREE, same, 1), key=lambda row: row.choice is Choice.KEPT)
+    assert best.min_prm == 0.2
+
+
+def test_rules_of_pairs() -> None:
+    def steps(rule: PairRule, q: float) -> list[PairRow]:
+        good = TREE.nodes[1].model_copy(update={"q": q})
+        tree = TREE.model_copy(update={"nodes": (TREE.nodes[0], good, *TREE.nodes[2:10])})
+        return pair_rows(tree, rows()[:3], rule)
+
+    assert {p.kind for p in steps("paper", -0.9)} == {"step", "solution"}
+    assert {p.kind for p in steps("margin", -0.9)} == {"solution"}
+    assert {p.kind for p in steps("margin", 0.8)} == {"step", "solution"}
+    assert steps("upstream", 0.8) == [], "the two steps are nearly the same text"
+    far = TREE.nodes[2].model_copy(update={"text": "\n# something else entirely\na = 2<end_of_step>"})
+    tree = TREE.model_copy(update={"nodes": (*TREE.nodes[:2], far, *TREE.nodes[3:])})
+    assert {p.kind for p in pair_rows(tree, rows(), "upstream")} == {"step"}
 
 
 def test_pairs_set_right_steps_against_wrong_ones() -> None:

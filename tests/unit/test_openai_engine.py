@@ -28,6 +28,7 @@ from rstar_cli.errors import SetupError, UsageError
 from rstar_cli.prompts import CODE_END, COMPLETION_STOPS, STEP_END, STEP_STOPS, render_prompt
 from rstar_cli.protocols import Sample, SampleRequest, Segment
 from tests import models, servers
+from tests.asking import answers
 from tests.helpers import ROOT, rstar
 
 SECRET = "sk-a-very-secret-key-4711"
@@ -79,15 +80,6 @@ def request(number: int, *, n: int = 1, temperature: float = 1.0, tokens: int = 
     prompt = Segment(render_prompt(f"What is {number} plus {number * number}?"))
     fields = {"prefix": (prompt,), "stop": STEP_STOPS, **more}
     return SampleRequest(n=n, seed=number * 7919, max_tokens=tokens, temperature=temperature, **fields)  # type: ignore[arg-type]
-
-
-def answers(policy: ServerPolicy | TransformersPolicy, asked: list[SampleRequest]) -> list[list[Sample]]:
-    for ticket, each in enumerate(asked):
-        policy.submit(ticket, each)
-    found: dict[int, list[Sample]] = {}
-    while got := policy.poll():
-        found.update(got)
-    return [found[ticket] for ticket in range(len(asked))]
 
 
 def text(sample: Sample) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rstar_cli.engines.vllm import _remainders, _seed
-from rstar_cli.engines.vllm_start import Adapter, _import, read_adapter
+from rstar_cli.engines.vllm_start import CPU_BYTES, Adapter, _import, engine_options, read_adapter
 from rstar_cli.errors import SetupError
 from rstar_cli.layout import model_path
 from tests.helpers import ROOT
@@ -87,6 +87,26 @@ def test_adapters_are_told_from_models(tmp_path: Path) -> None:
         file.write_text(broken)
         with pytest.raises(SetupError, match="adapter_config"):
             read_adapter(tmp_path)
+
+
+def test_options_of_a_checkpoint() -> None:
+    on_gpu = {
+        "model": "base",
+        "tokenizer": "adapter",
+        "dtype": "bfloat16",
+        "load_format": "safetensors",
+        "max_model_len": -1,
+        "enable_prefix_caching": True,
+        "enable_lora": True,
+        "max_lora_rank": 16,
+        "gpu_memory_utilization": 0.5,
+    }
+    assert engine_options(Adapter("base", "adapter", "adapter", 16), "cuda", "auto", 0.5) == on_gpu
+    on_cpu = engine_options(Adapter("model", "model"), "cpu", "auto", 0.5)
+    assert on_cpu["dtype"] == "float32"
+    assert 0 < on_cpu["kv_cache_memory_bytes"] <= CPU_BYTES
+    assert not {"enable_lora", "gpu_memory_utilization"} & on_cpu.keys()
+    assert engine_options(Adapter("model", "model"), "cpu", "bfloat16", 0.5)["dtype"] == "bfloat16"
 
 
 def test_remainders_of_tags() -> None:
