@@ -19,7 +19,7 @@ from rstar_cli.train.policy import TrainProgress, TrainReport, train_policy
 from rstar_cli.train.prm import train_prm
 from rstar_cli.train.resume import Saves
 from tests.models import save
-from tests.unit.test_train_policy import FAST, ROWS, fit, read_log, weights
+from tests.unit.test_train_policy import FAST, OVERFIT, ROWS, fit, read_log, weights
 from tests.unit.test_train_prm import PAIRS
 
 
@@ -77,9 +77,10 @@ def same(one: TrainReport, other: TrainReport) -> None:
         {},
         {"optimizer": "muon", "dtype": "bfloat16"},
         {"lora_rank": 4},
-        {"held_out": 0.3, "learning_rate": 0.3, "warmup": 0.0},
+        OVERFIT,
+        {**OVERFIT, "patience": 6},
     ],
-    ids=["adamw", "muon", "lora", "held out"],
+    ids=["adamw", "muon", "lora", "held out", "patience"],
 )
 def test_it_goes_on_where_it_was_stopped(base: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     changes = {"epochs": 4, "dtype": "float32", **changes}

@@ -434,28 +434,42 @@ def test_updates_of_an_epoch_hold_about_equal_tokens() -> None:
     assert padded < 1.15 * sum(lengths)
 
 
+def other_solution(one: SftRow) -> SftRow:
+    """Of a kind that the other rows of `ROWS` make less likely once they are known by heart."""
+    steps = (RowSegment(text="\n# the answer is three times the boxes\nprint(12, 'apples in each')<end_of_code>"),)
+    return one.model_copy(update={"steps": steps})
+
+
+OVERFIT: dict[str, Any] = {
+    "held_out": 0.3,
+    "epochs": 10,
+    "learning_rate": 3e-2,
+    "dtype": "float32",
+    "rows": [other_solution(o) if is_held_out(o.problem_id, TrainPolicyConfig(held_out=0.3)) else o for o in ROWS],
+}
+"""A training whose held-out loss falls, then rises."""
+
+
 def test_the_weights_of_the_least_held_out_loss_are_kept(base: Path, tmp_path: Path) -> None:
-    """With steps far too large the loss rises again: the weights are those of an earlier update, written down."""
-    wild = {"held_out": 0.3, "epochs": 10, "learning_rate": 0.3, "warmup": 0.0, "dtype": "float32"}
-    report = fit(base, tmp_path / "out", **wild)
-    apart = [one for one in ROWS if is_held_out(one.problem_id, TrainPolicyConfig(held_out=0.3))]
-    losses = {
-        entry["update"]: entry["held_out_loss"] for entry in read_log(tmp_path / "out") if "held_out_loss" in entry
-    }
+    report = fit(base, tmp_path / "out", **OVERFIT)
+    apart = [one for one in OVERFIT["rows"] if is_held_out(one.problem_id, TrainPolicyConfig(held_out=0.3))]
+    log = read_log(tmp_path / "out")
+    losses = {entry["update"]: entry["held_out_loss"] for entry in log}
     assert 0 < len(apart) == report.held_out_rows < len(ROWS)
     assert report.rows == len(ROWS) - len(apart)
-    assert max(losses) == report.updates == len(losses) == 20
-    assert report.kept == min(losses, key=lambda update: losses[update]) < 20
+    assert len(losses) == report.updates == 20
+    assert 1 < report.kept == min(losses, key=lambda update: losses[update]) < 15
     assert report.held_out_loss == losses[report.kept]
     assert loss_by_hand(tmp_path / "out", apart)[0] == pytest.approx(report.held_out_loss, abs=1e-4)
 
 
 def test_patience_ends_a_training_that_gets_no_better(base: Path, tmp_path: Path) -> None:
-    wild = {"held_out": 0.3, "epochs": 20, "learning_rate": 0.1, "warmup": 0.0, "dtype": "float32"}
-    report = fit(base, tmp_path / "out", patience=3, **wild)
-    assert report.kept + 3 == report.updates < 40
-    assert report.tokens < fit(base, tmp_path / "all", **wild).tokens
-    assert read_log(tmp_path / "out")[-1]["update"] == report.updates
+    whole, report = fit(base, tmp_path / "all", **OVERFIT), fit(base, tmp_path / "out", patience=3, **OVERFIT)
+    assert report.kept + 3 == report.updates < whole.updates
+    assert report.kept == whole.kept
+    assert report.tokens < whole.tokens
+    a, b = weights(tmp_path / "all"), weights(tmp_path / "out")
+    assert all((a[key] == b[key]).all() for key in a)
 
 
 def test_held_out_problems_take_no_part(base: Path, tmp_path: Path) -> None:
