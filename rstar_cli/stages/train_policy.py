@@ -14,6 +14,7 @@ from rstar_cli.layout import RunDir, model_path, read_manifest
 from rstar_cli.options import TrainPlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.records import SftRow
+from rstar_cli.report.loss import draw_loss
 from rstar_cli.stages.common import StageRecord, Summary, refuse_run_flags
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> S
     _fit(rows, model if previous is None else str(previous), files.policy, config, summary, record)
     summary.figures["start"] = summary.data["start"] = model
     record.complete(summary.figures)
+    draw_loss(files.policy, "token")
     return summary
 
 
@@ -111,6 +113,7 @@ def _on_files(place: TrainPlace, config: TrainPolicyConfig) -> Summary:
     summary = Summary("train-policy", files=[output])
     rows = list(read_rows(source, SftRow))
     _fit(rows, place.model or "embedded", output, config, summary)
+    draw_loss(output, "token")
     return summary
 
 

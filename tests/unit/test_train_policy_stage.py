@@ -14,6 +14,7 @@ from rstar_cli.errors import ConfigMismatchError, MissingArtifactError, UsageErr
 from rstar_cli.jsonl import write_rows
 from rstar_cli.layout import RunDir, read_manifest
 from rstar_cli.options import TrainPlace
+from rstar_cli.report.loss import draw_loss
 from rstar_cli.stages.common import Summary
 from rstar_cli.stages.dry_run import dry_run_train
 from rstar_cli.stages.train_policy import train
@@ -98,3 +99,8 @@ def test_the_held_out_loss_is_told(run: RunDir) -> None:
     losses = {entry["step"]: entry["eval_loss"] for entry in told["log_history"] if "eval_loss" in entry}
     assert summary.data["held-out loss"] == round(losses[summary.data["weights of update"]], 4)
     assert summary.data["rows"] + summary.data["rows held out"] == 12
+    figure = run.round(2).policy / "loss.png"
+    before = figure.read_bytes()
+    assert before.startswith(b"\x89PNG")
+    assert draw_loss(run.round(2).policy, "token") == figure
+    assert figure.read_bytes() == before
