@@ -28,9 +28,10 @@ from rstar_cli.stages.evaluate import prm_for as prm_of_evaluate
 from rstar_cli.stages.generate import policy_for, prm_for
 from rstar_cli.stages.memory import memory_figures
 from rstar_cli.stages.problem_sets import draw_problems, eval_problems, read_source
-from rstar_cli.stages.train_policy import plain_files
+from rstar_cli.stages.train_policy import plain_files, policy_inputs
 from rstar_cli.stages.train_prm import prm_inputs
-from rstar_cli.train.prm import count_updates, is_held_out
+from rstar_cli.train.fit import is_held_out
+from rstar_cli.train.prm import count_updates
 
 
 def dry_run_generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None) -> Summary:
@@ -96,11 +97,11 @@ def dry_run_train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | No
     """What `train-policy` would do."""
     summary = _begin("train-policy", config)
     if run is None:
-        files = [place.input] if place.input is not None else []
+        files, model = [place.input] if place.input is not None else [], place.model or "embedded"
     else:
-        files = [run.require(run.round(n).sft, "verify", n) for n in range(1, place.round + 1)]
+        rows_of, previous = policy_inputs(place, config, run)
+        files, model = list(rows_of.values()), place.model or str(previous or run.recipe.run.base)
     rows = [row for file in files for row in read_rows(file, SftRow)]
-    model = place.model or (run.recipe.run.base if run is not None else "embedded")
     _check_model(model)
     summary.figures |= {"model": model, "rows": len(rows)}
     summary.figures["updates"] = -(-len(rows) // config.batch_size) * round(config.epochs)

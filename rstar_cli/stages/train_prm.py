@@ -13,6 +13,7 @@ from rstar_cli.metrics import told
 from rstar_cli.options import TrainPlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.records import PairRow
+from rstar_cli.report.loss import draw_loss
 from rstar_cli.stages.common import StageRecord, Summary
 from rstar_cli.stages.contaminated import refuse_trained
 from rstar_cli.stages.train_policy import check_fresh, plain_files, show_on
@@ -31,6 +32,7 @@ def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> 
         source, output = plain_files("train-prm", place)
         summary = Summary("train-prm", files=[output])
         _fit(list(read_rows(source, PairRow)), place.model or "embedded", output, config, summary)
+        draw_loss(output, "pair")
         return summary
     files = run.round(place.round)
     pairs, policy = prm_inputs(place, config, run)
@@ -61,6 +63,7 @@ def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> 
     summary.data |= {"contaminated problems": contaminated} if contaminated else {}
     summary.figures = _figures(summary.data)
     record.complete(summary.data)
+    draw_loss(files.prm, "pair")
     return summary
 
 

@@ -15,7 +15,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -33,11 +32,13 @@ from rstar_cli.train.fit import (
     card_table,
     check_ids,
     fit,
+    is_held_out,
     loaded_dtype,
     make_plan,
     quiet,
 )
 from rstar_cli.train.machine import find_machine
+from rstar_cli.train.resume import fingerprint
 from rstar_cli.train.reward_trainer import TokenPair, make_reward_trainer, score, stack
 
 if TYPE_CHECKING:
@@ -129,17 +130,12 @@ def train_prm(
             config=config,
             machine=machine,
             work=work,
+            data=fingerprint(pairs),
         )
         trained.config.rstar_value_scale = VALUE_SCALE[config.squash]
         report = _report(data, log, pairwise_accuracy(trained, data.held_out, config.batch_tokens), output)
         save_checkpoint(trained, tokenizer.hf, _model_card(model, config, report), work=work, output=output)
     return report
-
-
-def is_held_out(problem_id: str, config: TrainPrmConfig) -> bool:
-    """Whether a problem's pairs are kept apart: by its id and the seed alone, whatever the other problems are."""
-    drawn = blake2b(f"{config.seed}:{problem_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(drawn, "big") < config.held_out * 2**64
 
 
 def count_updates(rows: Iterable[PairRow], config: TrainPrmConfig) -> int:
