@@ -29,6 +29,7 @@ from rstar_cli.options import (
     BenchGraderPlace,
     BenchPlace,
     BenchSearchPlace,
+    BenchTrainPlace,
     EvaluatePlace,
     EvolvePlace,
     GeneratePlace,
@@ -306,6 +307,17 @@ def bench_budget(place: BenchBudgetPlace, _given: dict[str, Any]) -> None:
 
     report, files = bench(place)
     _show(place, Summary("bench budget", dict(describe(report)), files=files, data=report))
+
+
+@bench_app.command("train")
+@flags(BenchTrainPlace)
+def bench_train(place: BenchTrainPlace, _given: dict[str, Any]) -> None:
+    """Measure the speed of train-policy beside a plain PyTorch loop and TRL's default settings, on the same rows."""
+    from rstar_cli.bench.train import describe, measure
+    from rstar_cli.stages.common import Summary
+
+    report = measure(place)
+    _show(place, Summary("bench train", dict(describe(report)), data=report))
 
 
 @bench_app.command("grader")

@@ -153,6 +153,21 @@ class BenchEnginePlace(Place):
     """Seed of the problems."""
 
 
+class BenchTrainPlace(Place):
+    """What `bench train` trains."""
+
+    parameters: float = Field(30, gt=0)
+    """Millions of parameters of the model, which is random."""
+    rows: int = Field(64, ge=2)
+    """Training rows: solutions of generated problems."""
+    batch_size: int = Field(16, ge=1)
+    """Rows an update; TRL's defaults have their own."""
+    repeats: int = Field(2, ge=1)
+    """Times that each is measured, by turns."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it trains."""
+
+
 class BenchBudgetPlace(Place):
     """What `bench budget` searches."""
 

@@ -21,9 +21,12 @@ block, answer) is tokenised by itself, in training as in search.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from rstar_cli.records import RowSegment
 
 CODE = "<code>"
 STEP_END = "<end_of_step>"
@@ -190,3 +193,19 @@ def last_boxed(text: str) -> str | None:
 def join_program(codes: Sequence[str]) -> str:
     """One program from the code of its steps."""
     return "\n".join(codes) + "\n"
+
+
+_SEGMENT = re.compile(
+    rf"\s*{OUTPUT}.*?{OUTPUT_END}\n?|.+?(?:{'|'.join(STEP_STOPS)}|(?=\s*{OUTPUT}.*?{OUTPUT_END})|\Z)", re.DOTALL
+)
+
+
+def split_solution(text: str) -> list[RowSegment]:
+    """A solution's text in the segments that search tokenises: steps, what programs printed (`output`), the answer.
+
+    Text without tags is one segment. Joined, the segments are the text.
+    """
+    return [
+        RowSegment(text=piece, output=piece.lstrip().startswith(OUTPUT) and OUTPUT_END in piece)
+        for piece in _SEGMENT.findall(text)
+    ]

@@ -19,7 +19,7 @@ from rstar_cli.config import (
 )
 from rstar_cli.errors import SetupError, UsageError
 from rstar_cli.jsonl import read_objects, read_rows
-from rstar_cli.layout import RunDir, model_path, read_manifest
+from rstar_cli.layout import EMBEDDED, RunDir, model_path, read_manifest
 from rstar_cli.options import EvaluatePlace, GeneratePlace, TrainPlace, VerifyPlace
 from rstar_cli.prompts import render_prompt
 from rstar_cli.records import PairRow, Problem, SftRow
@@ -28,6 +28,7 @@ from rstar_cli.stages.evaluate import prm_for as prm_of_evaluate
 from rstar_cli.stages.generate import policy_for, prm_for
 from rstar_cli.stages.memory import memory_figures
 from rstar_cli.stages.problem_sets import draw_problems, eval_problems, read_source
+from rstar_cli.stages.train_files import read_pairs, read_sft
 from rstar_cli.stages.train_policy import plain_files, policy_inputs
 from rstar_cli.stages.train_prm import prm_inputs
 from rstar_cli.train.fit import is_held_out
@@ -96,13 +97,14 @@ def dry_run_verify(place: VerifyPlace, config: VerifyConfig, run: RunDir | None)
 def dry_run_train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> Summary:
     """What `train-policy` would do."""
     summary = _begin("train-policy", config)
+    model = place.model or (run.recipe.run.base if run is not None else EMBEDDED)
+    _check_model(model)
     if run is None:
-        files, model = [place.input] if place.input is not None else [], place.model or "embedded"
+        rows = read_sft(plain_files("train-policy", place)[0], model)
     else:
         rows_of, previous = policy_inputs(place, config, run)
-        files, model = list(rows_of.values()), place.model or str(previous or run.recipe.run.base)
-    rows = [row for file in files for row in read_rows(file, SftRow)]
-    _check_model(model)
+        model = place.model or str(previous or run.recipe.run.base)
+        rows = [row for path in rows_of.values() for row in read_rows(path, SftRow)]
     summary.figures |= {"model": model, "rows": len(rows)}
     summary.figures["updates"] = -(-len(rows) // config.batch_size) * round(config.epochs)
     return summary
@@ -112,12 +114,14 @@ def dry_run_train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | N
     """What `train-prm` would do."""
     summary = _begin("train-prm", config)
     if run is None:
-        files, model = [plain_files("train-prm", place)[0]], place.model or "embedded"
+        model = place.model or EMBEDDED
+        _check_model(model)
+        rows = read_pairs(plain_files("train-prm", place)[0], model)
     else:
         pairs, policy = prm_inputs(place, config, run)
-        files, model = list(pairs.values()), place.model or str(policy)
-    rows = [row for file in files for row in read_rows(file, PairRow)]
-    _check_model(model)
+        model = place.model or str(policy)
+        _check_model(model)
+        rows = [row for file in pairs.values() for row in read_rows(file, PairRow)]
     held_out = sum(is_held_out(row.problem_id, config) for row in rows)
     summary.figures |= {"model": model, "pairs": len(rows) - held_out, "pairs held out": held_out}
     summary.figures["updates"] = count_updates(rows, config)

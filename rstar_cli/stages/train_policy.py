@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from rstar_cli.config import TrainPolicyConfig
 from rstar_cli.errors import DataError, UsageError
 from rstar_cli.jsonl import read_rows
-from rstar_cli.layout import RunDir, model_path, read_manifest
+from rstar_cli.layout import EMBEDDED, RunDir, model_path, read_manifest
 from rstar_cli.options import TrainPlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.records import SftRow
 from rstar_cli.report.loss import draw_loss
 from rstar_cli.stages.common import StageRecord, Summary, refuse_run_flags
 from rstar_cli.stages.contaminated import refuse_trained
+from rstar_cli.stages.train_files import read_sft
 
 if TYPE_CHECKING:
     from rstar_cli.train.fit import TrainProgress
@@ -55,7 +56,7 @@ def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> S
             path=files.sft,
             remedy="Search more (--rollouts), on easier problems, or with a stronger --policy.",
         )
-    contaminated = refuse_trained(run, rounds, {row.problem_id for row in rows}, config)
+    contaminated = refuse_trained(run, rows_of, {row.problem_id for row in rows}, config)
     record.begin()
     _fit(rows, model if previous is None else str(previous), files.policy, config, summary, record)
     summary.figures["start"] = summary.data["start"] = model
@@ -114,8 +115,8 @@ def _on_files(place: TrainPlace, config: TrainPolicyConfig) -> Summary:
     if config.start == "previous":
         raise UsageError("--start previous is a run's, and this is work outside one", remedy="Name it with --model.")
     summary = Summary("train-policy", files=[output])
-    rows = list(read_rows(source, SftRow))
-    _fit(rows, place.model or "embedded", output, config, summary)
+    model = place.model or EMBEDDED
+    _fit(read_sft(source, model), model, output, config, summary)
     draw_loss(output, "token")
     return summary
 

@@ -8,7 +8,7 @@ from typing import Any
 from rstar_cli.config import TrainPrmConfig
 from rstar_cli.errors import DataError, UsageError
 from rstar_cli.jsonl import read_rows
-from rstar_cli.layout import RunDir, model_path
+from rstar_cli.layout import EMBEDDED, RunDir, model_path
 from rstar_cli.metrics import told
 from rstar_cli.options import TrainPlace
 from rstar_cli.progress import StageProgress
@@ -16,6 +16,7 @@ from rstar_cli.records import PairRow
 from rstar_cli.report.loss import draw_loss
 from rstar_cli.stages.common import StageRecord, Summary
 from rstar_cli.stages.contaminated import refuse_trained
+from rstar_cli.stages.train_files import read_pairs
 from rstar_cli.stages.train_policy import check_fresh, plain_files, show_on
 from rstar_cli.train import prm
 
@@ -31,7 +32,8 @@ def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> 
     if run is None:
         source, output = plain_files("train-prm", place)
         summary = Summary("train-prm", files=[output])
-        _fit(list(read_rows(source, PairRow)), place.model or "embedded", output, config, summary)
+        model = place.model or EMBEDDED
+        _fit(read_pairs(source, model), model, output, config, summary)
         draw_loss(output, "pair")
         return summary
     files = run.round(place.round)

@@ -52,12 +52,14 @@ class TrainProgress:
         update: updates done, from 1.
         updates: updates in all.
         loss: of this update before its weights moved, nats.
-        tokens_per_second: tokens of rows since the start, padding not counted.
+        tokens: tokens of rows since the start, padding not counted.
+        tokens_per_second: those by the seconds since the start.
     """
 
     update: int
     updates: int
     loss: float
+    tokens: int
     tokens_per_second: float
 
 
@@ -116,7 +118,7 @@ class TrainLog:
         self._last = time.perf_counter()
         if self._on_progress is not None:
             rate = (self.tokens - self._tokens_before) / (self._last - self._start)
-            self._on_progress(TrainProgress(update, len(self.plan), loss, rate))
+            self._on_progress(TrainProgress(update, len(self.plan), loss, self.tokens, rate))
         return {"tokens": self.tokens, "seconds": self.seconds}
 
     @property

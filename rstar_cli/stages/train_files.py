@@ -1,0 +1,327 @@
+"""Training rows from plain files: the rows of our own artifacts, and the formats that TRL documents.
+
+| for | fields of TRL's format | the same as |
+|---|---|---|
+| policy | `prompt`, `completion`; `messages`; or `text` | `SftRow` |
+| pairs of the PRM | `chosen`, `rejected`, perhaps `prompt` | `PairRow` |
+| step labels of the PRM | `prompt`, `completions`, `labels` | `StepLabelRow` |
+
+A file is JSON lines, JSON, CSV or parquet and holds one format; other columns are ignored. Text becomes segments, each
+tokenised by itself as in search: a solution in the step format is cut at its closing tags, and what programs printed
+takes no loss. Where TRL has a list of messages they are rendered by the model's chat template, and only what the
+assistant says is learnt. A solution that does not end with an answer's tag is followed by the tokenizer's end token, as
+in TRL. `problem_id` is taken where a row has one; else rows of one prompt are one problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import chain, takewhile
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from rstar_cli.errors import DataError
+from rstar_cli.jsonl import read_rows
+from rstar_cli.problems.formats import read_file
+from rstar_cli.prompts import ANSWER_END, PROMPT_TAIL, STEP_STOPS, split_solution
+from rstar_cli.records import PairRow, Row, RowSegment, SftRow, StepLabelRow
+from rstar_cli.stages.chat import Chat, ChatError
+
+RowT = TypeVar("RowT", bound=Row)
+
+
+def read_sft(path: Path, model: str) -> list[SftRow]:
+    """Rows to train a policy on.
+
+    Args:
+        path: the file.
+        model: the policy that will be trained: its tokenizer knows the end token and the chat template.
+
+    Raises:
+        DataError: no such file, no row, or a bad one; names line and field.
+        StorageError: the file can't be read.
+        SetupError: the model's tokenizer can't be found.
+    """
+    return _read(path, SftRow, "steps", SFT_FORMATS, Chat(model))
+
+
+def read_pairs(path: Path, model: str) -> list[PairRow]:
+    """Preference pairs to train a PRM on; arguments and errors as of `read_sft`."""
+    return _read(path, PairRow, "prefix", PAIR_FORMATS, Chat(model))
+
+
+def read_step_labels(path: Path, model: str) -> list[StepLabelRow]:
+    """Solutions with labelled steps to train a PRM on; arguments and errors as of `read_sft`."""
+    return _read(path, StepLabelRow, "values", LABEL_FORMATS, Chat(model))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A row as it stands in a file.
+
+    Attributes:
+        path: the file.
+        line: the line in it, from 1 (parquet: the row).
+        fields: the columns.
+    """
+
+    path: Path
+    line: int
+    fields: Mapping[str, Any]
+
+    def error(self, field: str, why: str, remedy: str) -> DataError:
+        """What is wrong with a field of this row."""
+        return DataError(why, path=self.path, line=self.line, field=field, remedy=remedy)
+
+    def text(self, name: str, *, empty: bool = False) -> str:
+        """A column's text.
+
+        Raises:
+            DataError: it is no text, or an empty one.
+        """
+        value = self.fields[name]
+        if not isinstance(value, str):
+            raise self.error(name, f"expected text, not {_kind(value)}", "correct the field")
+        if not value and not empty:
+            raise self.error(name, "is empty", "fill the field, or remove the row")
+        return value
+
+    def listed(self, name: str) -> list[Any]:
+        """A column's list.
+
+        Raises:
+            DataError: it is no list, or an empty one.
+        """
+        value = self.fields[name]
+        if not isinstance(value, list):
+            raise self.error(name, f"expected a list, not {_kind(value)}", "correct the field")
+        if not value:
+            raise self.error(name, "is empty", "fill the field, or remove the row")
+        return value
+
+    def messages(self, name: str) -> list[dict[str, Any]]:
+        """A column's messages, each with `role` and `content`.
+
+        Raises:
+            DataError: something else.
+        """
+        found = self.listed(name)
+        for i, message in enumerate(found):
+            if not isinstance(message, dict):
+                raise self.error(f"{name}.{i}", f"expected a message, not {_kind(message)}", _MESSAGE)
+            for key in ("role", "content"):
+                if not isinstance(message.get(key), str):
+                    why = f"expected text, not {_kind(message[key])}" if key in message else "is missing"
+                    raise self.error(f"{name}.{i}.{key}", why, _MESSAGE)
+        return found
+
+    def is_chat(self, name: str) -> bool:
+        """Whether a column holds messages, and not text."""
+        return isinstance(self.fields.get(name), list)
+
+    @contextmanager
+    def blamed(self, field: str) -> Iterator[None]:
+        """Turn a conversation that can't be rendered into an error of this row.
+
+        Raises:
+            DataError: says why.
+        """
+        try:
+            yield
+        except ChatError as why:
+            remedy = "give rows of text instead of messages, or a --model whose chat template fits them"
+            raise self.error(field, str(why), remedy) from why
+
+    def problem(self, prompt: str) -> str:
+        """The row's `problem_id`; else one that rows with the same prompt share."""
+        given = self.fields.get("problem_id")
+        if isinstance(given, str | int) and not isinstance(given, bool) and str(given):
+            return str(given)
+        return blake2b(prompt.encode(), digest_size=8).hexdigest()
+
+
+_MESSAGE = 'a message is {"role": "user", "content": "..."}'
+
+
+class Format(NamedTuple, Generic[RowT]):
+    """A format of TRL's: the columns that it needs, and how a row of it is read."""
+
+    fields: tuple[str, ...]
+    read: Callable[[Source, Chat], RowT]
+
+    def __str__(self) -> str:
+        return ", ".join(self.fields)
+
+    def fits(self, fields: Mapping[str, Any]) -> bool:
+        """Whether a row has all columns."""
+        return all(name in fields for name in self.fields)
+
+
+def _read(path: Path, own: type[RowT], mark: str, formats: Sequence[Format[RowT]], chat: Chat) -> list[RowT]:
+    """The rows of a file, which are ours where the first has the field `mark`."""
+    rows = (Source(path, line, fields) for line, fields in read_file(path))
+    first = next(rows, None)
+    if first is None:
+        raise DataError("there is no row in it", path=path, remedy=f"Give a file of rows of {_any_of(own, formats)}.")
+    if mark in first.fields:
+        return list(read_rows(path, own))
+    chosen = next((each for each in formats if each.fits(first.fields)), None)
+    if chosen is None:
+        raise DataError(
+            f"no training row: it has {', '.join(first.fields) or 'no field'}",
+            path=path,
+            line=first.line,
+            remedy=f"Give rows of {_any_of(own, formats)}.",
+        )
+    return [chosen.read(row, chat) for row in _alike(chain([first], rows), chosen, formats)]
+
+
+def _alike(rows: Iterable[Source], chosen: Format[RowT], formats: Sequence[Format[RowT]]) -> Iterator[Source]:
+    """The rows, each of the chosen format.
+
+    Raises:
+        DataError: one is of another format, or of none.
+    """
+    for row in rows:
+        if not chosen.fits(row.fields):
+            other = next((each for each in formats if each.fits(row.fields)), None)
+            missing = next(name for name in chosen.fields if name not in row.fields)
+            why = f"a row of {other}, where the first row has {chosen}" if other else "is missing"
+            raise row.error(missing, why, f"every row of this file must have {chosen}")
+        yield row
+
+
+def _any_of(own: type[Row], formats: Sequence[Format[Any]]) -> str:
+    return "; ".join([*map(str, formats)]) + f"; or our own {own.__name__}"
+
+
+def _prompt_completion(row: Source, chat: Chat) -> SftRow:
+    if row.is_chat("prompt") or row.is_chat("completion"):
+        before = row.messages("prompt")
+        return _spoken(row, chat, before + row.messages("completion"), len(before), "completion")
+    prompt, completion = row.text("prompt", empty=True), row.text("completion")
+    return _sft(row, prompt, ended(split_solution(completion), chat))
+
+
+def _messages(row: Source, chat: Chat) -> SftRow:
+    return _spoken(row, chat, row.messages("messages"), 0, "messages")
+
+
+def _text(row: Source, chat: Chat) -> SftRow:
+    return _sft(row, "", ended(split_solution(row.text("text")), chat))
+
+
+def _spoken(row: Source, chat: Chat, messages: list[dict[str, Any]], first: int, field: str) -> SftRow:
+    """A conversation, of which the assistant's turns from message `first` on are learnt."""
+    with row.blamed(field):
+        prompt, steps = chat.turns(messages, first)
+    return _sft(row, prompt, steps)
+
+
+def ended(steps: list[RowSegment], chat: Chat) -> list[RowSegment]:
+    """A solution with its end: the answer's tag, else the tokenizer's end token."""
+    last = steps[-1].text
+    if last.rstrip().endswith(ANSWER_END) or not chat.end or last.endswith(chat.end):
+        return steps
+    return [*steps, RowSegment(text=chat.end)]
+
+
+def _sft(row: Source, prompt: str, steps: Sequence[RowSegment]) -> SftRow:
+    completion = "".join(step.text for step in steps)
+    return SftRow(
+        problem_id=row.problem(_asked(prompt) or completion),
+        prompt=prompt,
+        completion=completion,
+        steps=tuple(steps),
+    )
+
+
+def _pair(row: Source, chat: Chat) -> PairRow:
+    if row.is_chat("chosen"):
+        with row.blamed("chosen"):
+            prompt, chosen, rejected = _spoken_sides(row, chat)
+    else:
+        sides = row.text("chosen"), row.text("rejected")
+        prompt = row.text("prompt", empty=True) if "prompt" in row.fields else _common(*sides)
+        cut = 0 if "prompt" in row.fields else len(prompt)
+        chosen, rejected = (split_solution(side[cut:]) for side in sides)
+    asked = _asked(prompt)
+    before = [RowSegment(text=asked), *split_solution(prompt[len(asked) :])]
+    return PairRow(
+        problem_id=row.problem(asked or "".join(segment.text for segment in (*chosen, *rejected))),
+        kind="step" if chosen[-1].text.endswith(STEP_STOPS[:2]) else "solution",
+        prompt=prompt,
+        chosen="".join(segment.text for segment in chosen),
+        rejected="".join(segment.text for segment in rejected),
+        q_gap=2.0,  # right against wrong
+        weight=1.0,
+        prefix=tuple(before),
+        chosen_steps=tuple(chosen),
+        rejected_steps=tuple(rejected),
+    )
+
+
+def _spoken_sides(row: Source, chat: Chat) -> tuple[str, list[RowSegment], list[RowSegment]]:
+    """(prompt, chosen, rejected) of two conversations; what they have in common is prompt where none is given."""
+    chosen, rejected = row.messages("chosen"), row.messages("rejected")
+    if row.is_chat("prompt"):
+        before = row.messages("prompt")
+    else:
+        same = 0
+        while same < min(len(chosen), len(rejected)) - 1 and chosen[same] == rejected[same]:
+            same += 1
+        before, chosen, rejected = chosen[:same], chosen[same:], rejected[same:]
+    prompt, good = chat.reply(before, chosen)
+    return prompt, [RowSegment(text=good)], [RowSegment(text=chat.reply(before, rejected)[1])]
+
+
+def _labels(row: Source, _chat: Chat) -> StepLabelRow:
+    prompt, completions, labels = row.text("prompt", empty=True), row.listed("completions"), row.listed("labels")
+    if len(completions) != len(labels):
+        why = f"{len(labels)} labels for {len(completions)} completions"
+        raise row.error("labels", why, "give a label for each step")
+    for i, (step, label) in enumerate(zip(completions, labels, strict=True)):
+        if not isinstance(step, str) or not step:
+            raise row.error(f"completions.{i}", f"expected text, not {_kind(step)}", "correct the step")
+        if label not in (0, 1):
+            raise row.error(f"labels.{i}", f"expected true or false, not {_kind(label)}", "correct the label")
+    return StepLabelRow(
+        problem_id=row.problem(_asked(prompt)),
+        prompt=prompt,
+        completions=tuple(step if step.endswith((*STEP_STOPS, "\n")) else f"{step}\n" for step in completions),
+        labels=tuple(map(bool, labels)),
+        values=tuple(1.0 if label else -1.0 for label in labels),
+    )
+
+
+def _asked(prompt: str) -> str:
+    """The part of a prompt that poses the problem, without the steps after it: all of it in another format."""
+    at = prompt.rfind(PROMPT_TAIL)
+    return prompt if at < 0 else prompt[: at + len(PROMPT_TAIL)]
+
+
+def _common(chosen: str, rejected: str) -> str:
+    """What two texts begin with, up to a space: the prompt, where a pair has none of its own."""
+    shared = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
+    return shared[: max(0, shared.rfind(" "))]
+
+
+def _kind(value: object) -> str:
+    if value is None or value == "":
+        return "nothing"
+    return {"str": "text", "int": "a number", "float": "a number", "bool": "true or false", "list": "a list"}.get(
+        type(value).__name__, "an object"
+    )
+
+
+SFT_FORMATS = (
+    Format(("prompt", "completion"), _prompt_completion),
+    Format(("messages",), _messages),
+    Format(("text",), _text),
+)
+"""Tried in this order."""
+PAIR_FORMATS = (Format(("chosen", "rejected"), _pair),)
+LABEL_FORMATS = (Format(("prompt", "completions", "labels"), _labels),)
