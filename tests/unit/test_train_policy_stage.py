@@ -14,6 +14,7 @@ from rstar_cli.errors import ConfigMismatchError, MissingArtifactError, UsageErr
 from rstar_cli.jsonl import write_rows
 from rstar_cli.layout import RunDir, read_manifest
 from rstar_cli.options import TrainPlace
+from rstar_cli.records import Problem
 from rstar_cli.report.loss import draw_loss
 from rstar_cli.stages.common import Summary
 from rstar_cli.stages.dry_run import dry_run_train
@@ -39,6 +40,7 @@ def run(tmp_path: Path) -> RunDir:
     made = RunDir.create(tmp_path / "run", tmp_path / "recipe.toml")
     for number, rows in ((1, ROWS[:6]), (2, ROWS[6:])):
         made.round(number).root.mkdir(parents=True)
+        write_rows(made.round(number).problems, [Problem(id=row.problem_id, problem=row.prompt) for row in rows])
         write_rows(made.round(number).sft, rows)
     return made
 
