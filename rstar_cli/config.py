@@ -305,16 +305,20 @@ class TrainPolicyConfig(TrainConfig):
 
 
 class TrainPrmConfig(TrainConfig):
-    """`[train-prm]`: the process preference model, from pairs of steps and of solutions."""
+    """`[train-prm]`: the process reward model, from pairs or from labelled solutions."""
 
+    objective: Literal["ppm", "orm", "prm-hard", "prm-soft"] = "ppm"
+    """`ppm`: of two steps or solutions the better one scores higher (paper); `orm`: whether a solution is right;
+    `prm-hard`: at each step, whether a right answer was reached from it; `prm-soft`: at each step, its Q."""
     epochs: float = Field(1.0, gt=0)
-    """Passes over the pairs."""
+    """Passes over them."""
     min_updates: int = Field(200, ge=1)
-    """Updates at least: more passes where the pairs are few."""
+    """Updates at least: more passes where they are few."""
     held_out: float = Field(0.1, ge=0, lt=1)
-    """Share of the problems whose pairs are kept apart, to measure pairwise accuracy on."""
+    """Share of the problems that are kept apart, to measure on."""
     squash: Literal["loss", "after"] = "loss"
-    """tanh on the scores `loss`: within the loss (paper), or only `after` training, as tanh(score / 5) (upstream)."""
+    """tanh on the scores `loss`: within the loss (paper), or only `after` training, as tanh(score / 5) (upstream)
+    (ppm)."""
 
 
 class EvaluateConfig(SearchConfig):

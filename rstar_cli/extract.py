@@ -259,6 +259,8 @@ def step_label_rows(tree: Tree, solutions: Sequence[SolutionRow]) -> list[StepLa
             completions=found.steps,
             labels=tuple(i in right for i in found.node_ids),
             values=tuple(tree.nodes[i].q for i in found.node_ids),
+            steps=tuple(segments(tree.nodes[i] for i in found.node_ids)),
+            tokenizer=tree.tokenizer,
         )
         for found in solutions
         if found.verdict is Verdict.CORRECT or found.verdict in _WRONG

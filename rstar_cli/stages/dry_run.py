@@ -22,17 +22,17 @@ from rstar_cli.jsonl import read_objects, read_rows
 from rstar_cli.layout import EMBEDDED, RunDir, model_path, read_manifest
 from rstar_cli.options import EvaluatePlace, GeneratePlace, TrainPlace, VerifyPlace
 from rstar_cli.prompts import render_prompt
-from rstar_cli.records import PairRow, Problem, SftRow
+from rstar_cli.records import Problem, SftRow
 from rstar_cli.stages.common import Summary, few_shot_of, outside_prm
 from rstar_cli.stages.evaluate import prm_for as prm_of_evaluate
 from rstar_cli.stages.generate import policy_for, prm_for
 from rstar_cli.stages.memory import memory_figures
 from rstar_cli.stages.problem_sets import draw_problems, eval_problems, read_source
-from rstar_cli.stages.train_files import read_pairs, read_sft
+from rstar_cli.stages.train_files import read_sft
 from rstar_cli.stages.train_policy import plain_files, policy_inputs
-from rstar_cli.stages.train_prm import prm_inputs
+from rstar_cli.stages.train_prm import prm_inputs, read_plain, read_prm_rows
 from rstar_cli.train.fit import is_held_out
-from rstar_cli.train.prm import count_updates
+from rstar_cli.train.prm import LEARNT, count_updates, is_learnt
 
 
 def dry_run_generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None) -> Summary:
@@ -116,14 +116,14 @@ def dry_run_train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | N
     if run is None:
         model = place.model or EMBEDDED
         _check_model(model)
-        rows = read_pairs(plain_files("train-prm", place)[0], model)
+        rows = read_plain(plain_files("train-prm", place)[0], model, config)
     else:
-        pairs, policy = prm_inputs(place, config, run)
+        sources, policy = prm_inputs(place, config, run)
         model = place.model or str(policy)
         _check_model(model)
-        rows = [row for file in pairs.values() for row in read_rows(file, PairRow)]
-    held_out = sum(is_held_out(row.problem_id, config) for row in rows)
-    summary.figures |= {"model": model, "pairs": len(rows) - held_out, "pairs held out": held_out}
+        rows = [row for row in read_prm_rows(sources, config) if is_learnt(row, config)]
+    held_out, learnt = sum(is_held_out(row.problem_id, config) for row in rows), LEARNT[config.objective]
+    summary.figures |= {"model": model, f"{learnt}s": len(rows) - held_out, f"{learnt}s held out": held_out}
     summary.figures["updates"] = count_updates(rows, config)
     return summary
 

@@ -51,7 +51,7 @@ class Setup:
 
 
 class Planned(ABC):
-    """Mixed into a trainer of TRL's: its `train()` goes through the plan once.
+    """Mixed into a trainer of transformers or TRL: its `train()` goes through the plan once.
 
     Attributes:
         updates: the data loader.
@@ -191,7 +191,7 @@ def build(
 
 
 def settings(kind: Any, net: PreTrainedModel, setup: Setup, **own: object) -> Any:
-    """What TRL would do by itself is off: truncation, saving, reports, bars. It logs every update.
+    """What trainers would do by themselves is off: saving, reports, bars. They log every update.
 
     Args:
         kind: class of the settings, such as `SFTConfig`.
@@ -205,7 +205,6 @@ def settings(kind: Any, net: PreTrainedModel, setup: Setup, **own: object) -> An
         use_cpu=setup.machine.device == "cpu",
         bf16=setup.machine.bfloat16,
         gradient_checkpointing=setup.checkpointing,
-        max_length=None,
         remove_unused_columns=False,
         use_cache=getattr(net.config, "use_cache", True),  # else the checkpoint's config says: decode without a cache
         save_strategy="no",

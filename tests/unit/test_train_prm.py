@@ -26,7 +26,8 @@ from rstar_cli.train import reward_trainer
 from rstar_cli.train.checkpoint import load_scorer
 from rstar_cli.train.fit import TrainProgress
 from rstar_cli.train.optimizers import make_optimizer
-from rstar_cli.train.prm import PrmReport, count_updates, is_held_out, pairwise_accuracy, train_prm
+from rstar_cli.train.prm import PrmReport, count_updates, is_held_out, train_prm
+from rstar_cli.train.prm_report import pairwise_accuracy
 from rstar_cli.train.reward_trainer import TokenPair
 from tests.models import save
 
@@ -173,7 +174,7 @@ def test_held_out_accuracy_is_that_of_the_written_checkpoint(base: Path, tmp_pat
     report = fit(base, tmp_path / "out", min_updates=2, dtype="float32")
     apart = [row for row in PAIRS if is_held_out(row.problem_id, settings())]
     assert 0 < len(apart) < len(PAIRS)
-    assert report.pairs == len(PAIRS) - len(apart)
+    assert report.rows == len(PAIRS) - len(apart)
     assert report.held_out is not None
     assert set(report.held_out) == {"all", "step", "solution"}
     both = scores(tmp_path / "out", apart)
@@ -201,7 +202,7 @@ def test_equal_scores_count_half(base: Path) -> None:
 def test_without_held_out_problems_there_is_no_accuracy(base: Path, tmp_path: Path) -> None:
     report = fit(base, tmp_path / "out", held_out=0)
     assert report.held_out is None
-    assert report.pairs == len(PAIRS)
+    assert report.rows == len(PAIRS)
 
 
 def test_problems_are_held_out_whole_by_id_and_seed_alone() -> None:
@@ -301,7 +302,7 @@ def test_pairs_with_a_long_side_are_left_out_and_counted(base: Path, tmp_path: P
     limit = sorted(lengths)[9]
     report = fit(base, tmp_path / "out", max_length=limit, held_out=0)
     kept = [length for length in lengths if length <= limit]
-    assert (report.pairs, report.dropped_too_long) == (len(kept), len(PAIRS) - len(kept))
+    assert (report.rows, report.dropped_too_long) == (len(kept), len(PAIRS) - len(kept))
     assert report.dropped_too_long > 0
 
 
