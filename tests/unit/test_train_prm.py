@@ -17,7 +17,7 @@ from rstar_cli.jsonl import write_rows
 from rstar_cli.layout import RunDir, read_manifest, write_manifest
 from rstar_cli.options import TrainPlace
 from rstar_cli.prompts import render_prompt
-from rstar_cli.records import PairRow, RowSegment
+from rstar_cli.records import PairRow, Problem, RowSegment
 from rstar_cli.stages.common import Summary
 from rstar_cli.stages.dry_run import dry_run_train_prm
 from rstar_cli.stages.train_prm import train_prm as stage
@@ -436,7 +436,10 @@ def run(base: Path, tmp_path: Path) -> RunDir:
     made = RunDir.create(tmp_path / "r")
     for number in (1, 2):
         made.round(number).root.mkdir()
-        write_rows(made.round(number).pairs, PAIRS[:12] if number == 1 else PAIRS[12:])
+        pairs = PAIRS[:12] if number == 1 else PAIRS[12:]
+        known = {row.problem_id: Problem(id=row.problem_id, problem=row.prefix[0].text) for row in pairs}
+        write_rows(made.round(number).problems, known.values())
+        write_rows(made.round(number).pairs, pairs)
     shutil.copytree(base, made.round(2).policy)
     return made
 
