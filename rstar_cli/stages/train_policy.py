@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rstar_cli.config import TrainPolicyConfig
 from rstar_cli.errors import DataError, UsageError
+from rstar_cli.extract import merge_rounds
 from rstar_cli.jsonl import read_rows
 from rstar_cli.layout import EMBEDDED, RunDir, model_path, read_manifest
 from rstar_cli.options import TrainPlace
@@ -49,7 +50,7 @@ def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> S
         return record.told_again(summary)
     for number, path in rows_of.items():
         check_fresh(run, number, path)
-    rows = [row for path in rows_of.values() for row in read_rows(path, SftRow)]
+    rows, left_out = merge_rounds([list(read_rows(path, SftRow)) for path in rows_of.values()], _top(run, rows_of))
     if not rows:
         raise DataError(
             "there is no training row: no trajectory was right",
@@ -60,10 +61,17 @@ def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> S
     record.begin()
     _fit(rows, model if previous is None else str(previous), files.policy, config, summary, record)
     summary.figures["start"] = summary.data["start"] = model
+    summary.figures |= {f"left out, {choice}": count for choice, count in sorted(left_out.items())}
     summary.figures |= {"contaminated problems": contaminated} if contaminated else {}
     record.complete(summary.figures)
     draw_loss(files.policy, "token")
     return summary
+
+
+def _top(run: RunDir, rounds: Iterable[int]) -> int:
+    """Rows a problem that `verify` keeps of one round, the most of these rounds; 0 where nothing tells of it."""
+    stages = (read_manifest(run.round(number).manifest).get("verify", {}) for number in rounds)
+    return max((entry.get("config", {}).get("top", 0) for entry in stages), default=0)
 
 
 def policy_inputs(place: TrainPlace, config: TrainPolicyConfig, run: RunDir) -> tuple[dict[int, Path], Path | None]:
