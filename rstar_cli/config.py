@@ -256,8 +256,12 @@ class VerifyConfig(SandboxConfig, GradingConfig):
 class TrainConfig(Settings):
     """How a training goes, whatever is trained."""
 
-    machine: ClassVar[frozenset[str]] = frozenset({"device"})
+    machine: ClassVar[frozenset[str]] = frozenset({"device", "save_minutes", "report_to"})
 
+    data_rounds: Literal["all", "last"] = "all"
+    """Training rows of all rounds so far, or of the last one."""
+    held_out: float = Field(0.0, ge=0, lt=1)
+    """Share of the problems whose rows are kept apart, to measure the loss on."""
     learning_rate: float = Field(7e-6, gt=0)
     """Peak learning rate; linear decay to 0."""
     batch_size: int = Field(128, ge=1)
@@ -282,28 +286,39 @@ class TrainConfig(Settings):
     """Where it trains."""
     dtype: Dtype = "auto"
     """Number format of the forward pass."""
+    save_minutes: float = Field(10.0, ge=0)
+    """Minutes between two saved states of a training under way, from which a killed one goes on; 0: every update."""
 
 
 class TrainPolicyConfig(TrainConfig):
     """`[train-policy]`: supervised fine-tuning on the best verified trajectories."""
 
+    start: Literal["base", "previous"] = "base"
+    """Start from the run's base (paper), or from the previous round's policy."""
     epochs: float = Field(2.0, gt=0)
     """Passes over the rows."""
+    held_out: float = Field(0.0, ge=0, lt=1)
+    """Share of the problems whose rows are kept apart: their loss is told twice an epoch, and of these weights those of
+    the least loss are kept. 0: none, and the last weights are kept."""
+    patience: int = Field(0, ge=0)
+    """Stop after so many of these losses in a row that are no lower than the least; 0: never."""
 
 
 class TrainPrmConfig(TrainConfig):
-    """`[train-prm]`: the process preference model, from pairs of steps and of solutions."""
+    """`[train-prm]`: the process reward model, from pairs or from labelled solutions."""
 
-    data_rounds: Literal["all", "last"] = "all"
-    """Pairs of all rounds so far, or of the last one."""
+    objective: Literal["ppm", "orm", "prm-hard", "prm-soft"] = "ppm"
+    """`ppm`: of two steps or solutions the better one scores higher (paper); `orm`: whether a solution is right;
+    `prm-hard`: at each step, whether a right answer was reached from it; `prm-soft`: at each step, its Q."""
     epochs: float = Field(1.0, gt=0)
-    """Passes over the pairs."""
+    """Passes over them."""
     min_updates: int = Field(200, ge=1)
-    """Updates at least: more passes where the pairs are few."""
+    """Updates at least: more passes where they are few."""
     held_out: float = Field(0.1, ge=0, lt=1)
-    """Share of the problems whose pairs are kept apart, to measure pairwise accuracy on."""
+    """Share of the problems that are kept apart, to measure on."""
     squash: Literal["loss", "after"] = "loss"
-    """tanh on the scores `loss`: within the loss (paper), or only `after` training, as tanh(score / 5) (upstream)."""
+    """tanh on the scores `loss`: within the loss (paper), or only `after` training, as tanh(score / 5) (upstream)
+    (ppm)."""
 
 
 class EvaluateConfig(SearchConfig):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -121,6 +121,37 @@ def sft_rows(tree: Tree, solutions: Iterable[SolutionRow]) -> list[SftRow]:
     """Training rows of the solutions that were chosen, the best first."""
     kept = sorted((s for s in solutions if s.choice is Choice.KEPT), key=_rank)
     return [_sft_row(tree, [tree.nodes[i] for i in found.node_ids]) for found in kept]
+
+
+def merge_rounds(rounds: Sequence[Sequence[SftRow]], top: int) -> tuple[list[SftRow], Counter[Choice]]:
+    """The training rows of several rounds, where the same problems may have been searched again.
+
+    A program counts once a problem, and a problem has at most `top` rows: the latest rounds' first, whose policy was
+    the best.
+
+    Args:
+        rounds: rows of each round, in order; within one the best of a problem first.
+        top: rows a problem; 0: no limit.
+
+    Returns:
+        The rows, in the order in which they came, and how many were left out for which reason.
+    """
+    seen: defaultdict[str, set[str]] = defaultdict(set)
+    kept: list[list[SftRow]] = []
+    left_out: Counter[Choice] = Counter()
+    for rows in reversed(rounds):
+        kept.append([])
+        for row in rows:
+            codes = [parse_step(step.text, after_code=False).code for step in row.steps if not step.output]
+            program, known = _bare(join_program(codes)), seen[row.problem_id]
+            if program in known:
+                left_out[Choice.DUPLICATE] += 1
+            elif 0 < top <= len(known):
+                left_out[Choice.SURPLUS] += 1
+            else:
+                known.add(program)
+                kept[-1].append(row)
+    return [row for rows in reversed(kept) for row in rows], left_out
 
 
 def _bare(program: str) -> str:
@@ -259,6 +290,8 @@ def step_label_rows(tree: Tree, solutions: Sequence[SolutionRow]) -> list[StepLa
             completions=found.steps,
             labels=tuple(i in right for i in found.node_ids),
             values=tuple(tree.nodes[i].q for i in found.node_ids),
+            steps=tuple(segments(tree.nodes[i] for i in found.node_ids)),
+            tokenizer=tree.tokenizer,
         )
         for found in solutions
         if found.verdict is Verdict.CORRECT or found.verdict in _WRONG

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -161,6 +162,96 @@ def paired_gain(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, t
     centre = net / cells
     spread = Z95 * math.sqrt(changed + 1 - net**2 / cells) / cells
     return net / len(changes), (max(-1.0, centre - spread), min(1.0, centre + spread))
+
+
+def auc(problems: Sequence[Sequence[tuple[float, bool]]]) -> Estimate | None:
+    """Chance that a right solution scores higher than a wrong one, of whatever problems; equal scores count half.
+
+    The area under the ROC curve, with the interval for clustered data (Obuchowski 1997, Biometrics 53:567): solutions
+    of one problem are alike, and count for less than as many of different ones.
+
+    Args:
+        problems: of each problem: score and whether right, of each solution.
+
+    Returns:
+        The area as `accuracy`; `ci95`, clamped to [0, 1]; `n`, the number of solutions. None where all are right, or
+        all wrong.
+    """
+    right, wrong = _parted(score for rows in problems for score in rows)
+    if not right or not wrong:
+        return None
+    area = _area(right, wrong)
+    # of each problem: how far the places of its right ones among all wrong ones are from the mean, and the reverse
+    ups = [math.fsum(_below(wrong, s) - area for s, is_right in rows if is_right) for rows in problems]
+    downs = [math.fsum(1 - _below(right, s) - area for s, is_right in rows if not is_right) for rows in problems]
+    with_right, with_wrong = (sum(any(r is kind for _, r in rows) for rows in problems) for kind in (True, False))
+    variance = (
+        _unbiased(with_right) * math.fsum(up**2 for up in ups) / len(right) ** 2
+        + _unbiased(with_wrong) * math.fsum(down**2 for down in downs) / len(wrong) ** 2
+        + 2 * _unbiased(len(problems)) * math.fsum(map(math.prod, zip(ups, downs, strict=True)))
+        / (len(right) * len(wrong))
+    )  # fmt: skip
+    spread = Z95 * math.sqrt(max(0.0, variance))
+    return {
+        "accuracy": area,
+        "ci95": [max(0.0, area - spread), min(1.0, area + spread)],
+        "n": len(right) + len(wrong),
+    }
+
+
+def _parted(scores: Iterable[tuple[float, bool]]) -> tuple[list[float], list[float]]:
+    """Scores of the right and of the wrong ones, each ascending."""
+    parts: tuple[list[float], list[float]] = ([], [])
+    for score, is_right in sorted(scores):
+        parts[not is_right].append(score)
+    return parts
+
+
+def _area(right: Sequence[float], wrong: Sequence[float]) -> float:
+    """Chance that one of the right scores is above one of the wrong ones, both ascending."""
+    return math.fsum(_below(wrong, score) for score in right) / len(right)
+
+
+def _unbiased(clusters: int) -> float:
+    """What makes a mean of squares over clusters a variance; of one cluster nothing is known, 1 is taken."""
+    return clusters / (clusters - 1) if clusters > 1 else 1.0
+
+
+def _below(ordered: Sequence[float], score: float) -> float:
+    """Share of ascending scores that are lower, equal ones counted half."""
+    return (bisect_left(ordered, score) + bisect_right(ordered, score)) / (2 * len(ordered))
+
+
+def auc_within(problems: Iterable[Sequence[tuple[float, bool]]]) -> Estimate | None:
+    """Mean over problems of the chance that a right solution scores higher than a wrong one of the same problem.
+
+    What counts where one of a problem's solutions is chosen: `auc` also rewards to know which problems are easy.
+
+    Args:
+        problems: as of `auc`; those whose solutions are all right or all wrong do not count.
+
+    Returns:
+        Over the problems that count; None where there is none.
+    """
+    parts = [_parted(rows) for rows in problems]
+    areas = [_area(right, wrong) for right, wrong in parts if right and wrong]
+    return estimate(areas) if areas else None
+
+
+def calibration_error(claims: Sequence[tuple[float, bool]], bins: int = 10) -> float | None:
+    """Expected calibration error: mean distance of probabilities from what came true (Naeini et al. 2015, AAAI).
+
+    Args:
+        claims: probability in [0, 1], and whether it came true.
+        bins: of equal width, the probabilities of each are compared by their mean.
+
+    Returns:
+        In [0, 1]; None of no claims.
+    """
+    sums: defaultdict[int, list[float]] = defaultdict(list)
+    for chance, came_true in claims:
+        sums[min(int(chance * bins), bins - 1)].append(chance - came_true)
+    return math.fsum(abs(math.fsum(gaps)) for gaps in sums.values()) / len(claims) if claims else None
 
 
 def told(found: Mapping[str, Any]) -> str:

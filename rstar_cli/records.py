@@ -6,9 +6,9 @@ Rows of ours are frozen and refuse unknown keys; rows that come from others (`Pr
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Verdict(StrEnum):
@@ -215,13 +215,37 @@ class PairRow(Row):
 
 
 class StepLabelRow(Row):
-    """A row of `step_labels.jsonl`: a trajectory with a label and a value (Q in [-1, 1]) for each step."""
+    """A row of `step_labels.jsonl`: a trajectory with a label and a value for each step.
+
+    `prompt`, `completions` and `labels` are TRL's; `steps` holds the same texts, segment by segment.
+
+    Attributes:
+        completions: the steps, the answer last; at least one.
+        labels: whether a right answer was reached from each step; the last one: whether the solution is right.
+        values: Q of each step, in [-1, 1].
+        steps: `completions` as they were sampled, and between them what the program printed (`output`).
+        tokenizer: fingerprint of the tokenizer that the `token_ids` belong to.
+    """
 
     problem_id: str
     prompt: str
-    completions: tuple[str, ...]
+    completions: tuple[str, ...] = Field(min_length=1)
     labels: tuple[bool, ...]
-    values: tuple[float, ...]
+    values: tuple[Annotated[float, Field(ge=-1, le=1)], ...]
+    steps: tuple[RowSegment, ...]
+    tokenizer: str = ""
+
+    @model_validator(mode="after")
+    def _same_steps(self) -> Self:
+        texts = tuple(step.text for step in self.steps if not step.output)
+        if texts != self.completions:
+            raise ValueError("`steps` without output blocks must be `completions`")
+        if not len(self.completions) == len(self.labels) == len(self.values):
+            raise ValueError(
+                f"one label and one value a step: there are {len(self.completions)} completions, "
+                f"{len(self.labels)} labels, {len(self.values)} values"
+            )
+        return self
 
 
 class EvalSample(Row):

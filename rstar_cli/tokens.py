@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from rstar_cli.protocols import Segment
-    from rstar_cli.records import PairRow, RowSegment, SftRow
+    from rstar_cli.records import PairRow, RowSegment, SftRow, StepLabelRow
 
 IGNORED = -100
 """Label of a token that takes no loss (PyTorch's `ignore_index`)."""
@@ -113,6 +113,21 @@ class StepTokenizer:
         return self._side(before, row.chosen_steps, row.tokenizer), self._side(
             before, row.rejected_steps, row.tokenizer
         )
+
+    def label_ids(self, row: StepLabelRow) -> tuple[list[int], list[int]]:
+        """Token ids of a labelled solution up to its last step, and the index of each step's last token.
+
+        There search scores a step; an output block belongs to what comes before the next step.
+        """
+        ids = list(self.encode_prompt(row.prompt))
+        ends: list[int] = []
+        read = 0
+        for step in row.steps:
+            ids += self._step_ids(step, row.tokenizer)
+            if not step.output:
+                ends.append(len(ids) - 1)
+                read = len(ids)
+        return ids[:read], ends
 
     def _side(self, before: list[int], steps: Sequence[RowSegment], tokenizer: str) -> list[int]:
         last = max((i for i, step in enumerate(steps) if not step.output), default=-1)

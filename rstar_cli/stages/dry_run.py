@@ -24,17 +24,18 @@ from rstar_cli.jsonl import read_objects, read_rows
 from rstar_cli.layout import EMBEDDED, RunDir, model_path, read_manifest
 from rstar_cli.options import EvaluatePlace, GeneratePlace, TrainPlace, VerifyPlace
 from rstar_cli.prompts import render_prompt
-from rstar_cli.records import PairRow, Problem, SftRow
+from rstar_cli.records import Problem, SftRow
 from rstar_cli.stages.common import Summary, few_shot_of, outside_prm
 from rstar_cli.stages.evaluate import prm_for as prm_of_evaluate
 from rstar_cli.stages.generate import policy_for, prm_for
 from rstar_cli.stages.memory import memory_figures
 from rstar_cli.stages.problem_sets import draw_problems, eval_problems, read_source
 from rstar_cli.stages.train_cost import cost_figures, count_tokens
-from rstar_cli.stages.train_files import read_pairs, read_sft
-from rstar_cli.stages.train_policy import plain_files
-from rstar_cli.stages.train_prm import prm_inputs
-from rstar_cli.train.prm import count_updates, is_held_out
+from rstar_cli.stages.train_files import read_sft
+from rstar_cli.stages.train_policy import plain_files, policy_inputs
+from rstar_cli.stages.train_prm import prm_inputs, read_plain, read_prm_rows
+from rstar_cli.train.fit import is_held_out
+from rstar_cli.train.prm import LEARNT, PrmRow, count_updates, is_learnt
 
 ROW_TOKENS = 512
 """Of a training row, where there is none yet to look at."""
@@ -107,8 +108,9 @@ def dry_run_train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | No
     if run is None:
         rows = read_sft(plain_files("train-policy", place)[0], model)
     else:
-        files = [run.require(run.round(n).sft, "verify", n) for n in range(1, place.round + 1)]
-        rows = [row for file in files for row in read_rows(file, SftRow)]
+        rows_of, previous = policy_inputs(place, config, run)
+        model = place.model or str(previous or run.recipe.run.base)
+        rows = [row for path in rows_of.values() for row in read_rows(path, SftRow)]
     summary.figures |= {"model": model, "rows": len(rows)}
     summary.figures["updates"] = -(-len(rows) // config.batch_size) * round(config.epochs)
     summary.figures |= _train_cost("train-policy", place, config, run, model, rows, config.epochs)
@@ -121,14 +123,14 @@ def dry_run_train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | N
     if run is None:
         model = place.model or EMBEDDED
         _check_model(model)
-        rows = read_pairs(plain_files("train-prm", place)[0], model)
+        rows = read_plain(plain_files("train-prm", place)[0], model, config)
     else:
-        pairs, policy = prm_inputs(place, config, run)
+        sources, policy = prm_inputs(place, config, run)
         model = place.model or str(policy)
         _check_model(model)
-        rows = [row for file in pairs.values() for row in read_rows(file, PairRow)]
-    held_out = sum(is_held_out(row.problem_id, config) for row in rows)
-    summary.figures |= {"model": model, "pairs": len(rows) - held_out, "pairs held out": held_out}
+        rows = [row for row in read_prm_rows(sources, config) if is_learnt(row, config)]
+    held_out, learnt = sum(is_held_out(row.problem_id, config) for row in rows), LEARNT[config.objective]
+    summary.figures |= {"model": model, f"{learnt}s": len(rows) - held_out, f"{learnt}s held out": held_out}
     updates = summary.figures["updates"] = count_updates(rows, config)
     passes = updates * config.batch_size / max(1, len(rows) - held_out)
     summary.figures |= _train_cost("train-prm", place, config, run, model, rows, passes)
@@ -141,7 +143,7 @@ def _train_cost(
     config: TrainConfig,
     run: RunDir | None,
     model: str,
-    rows: Sequence[SftRow | PairRow],
+    rows: Sequence[SftRow | PrmRow],
     passes: float,
 ) -> dict[str, str]:
     """Memory and time of a training on these rows: by the speed of an earlier round's, else of this machine."""

@@ -288,12 +288,14 @@ def _labels(row: Source, _chat: Chat) -> StepLabelRow:
             raise row.error(f"completions.{i}", f"expected text, not {_kind(step)}", "correct the step")
         if label not in (0, 1):
             raise row.error(f"labels.{i}", f"expected true or false, not {_kind(label)}", "correct the label")
+    steps = tuple(step if step.endswith((*STEP_STOPS, "\n")) else f"{step}\n" for step in completions)
     return StepLabelRow(
         problem_id=row.problem(_asked(prompt)),
         prompt=prompt,
-        completions=tuple(step if step.endswith((*STEP_STOPS, "\n")) else f"{step}\n" for step in completions),
+        completions=steps,
         labels=tuple(map(bool, labels)),
         values=tuple(1.0 if label else -1.0 for label in labels),
+        steps=tuple(RowSegment(text=step) for step in steps),
     )
 
 

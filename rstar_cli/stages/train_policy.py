@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rstar_cli.config import TrainPolicyConfig
 from rstar_cli.errors import DataError, UsageError
+from rstar_cli.extract import merge_rounds
 from rstar_cli.jsonl import read_rows
 from rstar_cli.layout import EMBEDDED, RunDir, model_path, read_manifest
 from rstar_cli.options import TrainPlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.records import SftRow
+from rstar_cli.report.loss import draw_loss
 from rstar_cli.stages.common import StageRecord, Summary, refuse_run_flags
 from rstar_cli.stages.contaminated import refuse_trained
 from rstar_cli.stages.train_files import read_sft
 
 if TYPE_CHECKING:
     from rstar_cli.train.fit import TrainProgress
+    from rstar_cli.train.policy import TrainReport
 
 
 def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> Summary:
-    """Fine-tune from the base and write a checkpoint.
+    """Fine-tune from the base, or from the previous policy, and write a checkpoint.
 
     Args:
         place: what to read and write.
@@ -33,30 +37,55 @@ def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> S
         return _on_files(place, config)
     if place.round < 1:
         raise UsageError("round 0 is the base model: there is nothing to train", remedy="Give --round 1 or later.")
-    rounds = range(1, place.round + 1)
-    sources = {f"sft of round {n}": run.require(run.round(n).sft, "verify", n) for n in rounds}
+    rows_of, previous = policy_inputs(place, config, run)
+    sources = {f"sft of round {n}": path for n, path in rows_of.items()}
+    if previous is not None:
+        sources["previous policy"] = previous
     files = run.round(place.round)
-    model = place.model or run.recipe.run.base
+    model = place.model or (run.recipe.run.base if previous is None else run.policy_name(place.round - 1))
     record = StageRecord(files.manifest, "train-policy", {**config.identity(), "model": model}, sources, [files.policy])
     summary = Summary(f"train-policy round {place.round}", files=[files.policy])
     summary.next_command = run.command("train-prm", place.round)
     if record.is_complete():
         return record.told_again(summary)
-    for number in rounds:
-        check_fresh(run, number, run.round(number).sft)
-    rows = [row for path in sources.values() for row in read_rows(path, SftRow)]
+    for number, path in rows_of.items():
+        check_fresh(run, number, path)
+    rows, left_out = merge_rounds([list(read_rows(path, SftRow)) for path in rows_of.values()], _top(run, rows_of))
     if not rows:
         raise DataError(
             "there is no training row: no trajectory was right",
             path=files.sft,
             remedy="Search more (--rollouts), on easier problems, or with a stronger --policy.",
         )
-    contaminated = refuse_trained(run, rounds, {row.problem_id for row in rows}, config)
+    contaminated = refuse_trained(run, rows_of, {row.problem_id for row in rows}, config)
     record.begin()
-    _fit(rows, model, files.policy, config, summary, record)
+    _fit(rows, model if previous is None else str(previous), files.policy, config, summary, record)
+    summary.figures["start"] = summary.data["start"] = model
+    summary.figures |= {f"left out, {choice}": count for choice, count in sorted(left_out.items())}
     summary.figures |= {"contaminated problems": contaminated} if contaminated else {}
     record.complete(summary.figures)
+    draw_loss(files.policy, "token")
     return summary
+
+
+def _top(run: RunDir, rounds: Iterable[int]) -> int:
+    """Rows a problem that `verify` keeps of one round, the most of these rounds; 0 where nothing tells of it."""
+    stages = (read_manifest(run.round(number).manifest).get("verify", {}) for number in rounds)
+    return max((entry.get("config", {}).get("top", 0) for entry in stages), default=0)
+
+
+def policy_inputs(place: TrainPlace, config: TrainPolicyConfig, run: RunDir) -> tuple[dict[int, Path], Path | None]:
+    """The files of rows by round, and the previous round's policy where the training starts from it; None: the base.
+
+    Raises:
+        MissingArtifactError: names the command that makes what is not there.
+    """
+    first = place.round if config.data_rounds == "last" else 1
+    rows = {n: run.require(run.round(n).sft, "verify", n) for n in range(first, place.round + 1)}
+    last = place.round - 1
+    if config.start == "base" or place.model is not None or last == 0:
+        return rows, None
+    return rows, run.require(run.round(last).policy, "train-policy", last)
 
 
 def check_fresh(run: RunDir, number: int, rows: Path) -> None:
@@ -91,9 +120,12 @@ def check_fresh(run: RunDir, number: int, rows: Path) -> None:
 
 def _on_files(place: TrainPlace, config: TrainPolicyConfig) -> Summary:
     source, output = plain_files("train-policy", place)
+    if config.start == "previous":
+        raise UsageError("--start previous is a run's, and this is work outside one", remedy="Name it with --model.")
     summary = Summary("train-policy", files=[output])
     model = place.model or EMBEDDED
     _fit(read_sft(source, model), model, output, config, summary)
+    draw_loss(output, "token")
     return summary
 
 
@@ -130,22 +162,37 @@ def _fit(
     summary: Summary,
     record: StageRecord | None = None,
 ) -> None:
+    from rstar_cli.train.fit import is_held_out
     from rstar_cli.train.policy import train_policy
 
-    updates = max(1, -(-len(rows) // config.batch_size) * round(config.epochs))
+    train = sum(not is_held_out(row.problem_id, config) for row in rows)
+    updates = max(1, round(config.epochs * math.ceil(train / config.batch_size)))
     with StageProgress(summary.stage, updates) as progress:
         report = train_policy(
             rows, model=model_path(model), output=output, config=config, on_progress=show_on(progress, record)
         )
     summary.figures = {
-        "base": model,
+        "start": model,
         "rows": report.rows,
         "dropped as too long": report.dropped_too_long,
         "tokens": report.tokens,
         "updates": report.updates,
         "first loss": round(report.first_loss, 4),
         "final loss": round(report.final_loss, 4),
+        **_held_out_figures(report),
         "seconds": round(report.seconds, 1),
     }
     summary.headline = f"{report.rows:,} rows, loss {report.first_loss:.3f} to {report.final_loss:.3f}"
+    if report.held_out_loss is not None:
+        summary.headline += f", held out {report.held_out_loss:.3f}"
     summary.data = dict(summary.figures)
+
+
+def _held_out_figures(report: TrainReport) -> dict[str, Any]:
+    if report.held_out_loss is None:
+        return {}
+    return {
+        "rows held out": report.held_out_rows,
+        "held-out loss": round(report.held_out_loss, 4),
+        "weights of update": report.kept,
+    }

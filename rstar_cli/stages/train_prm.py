@@ -1,7 +1,8 @@
-"""train-prm: the process preference model, from pairs of steps and of solutions of all rounds so far."""
+"""train-prm: a process reward model from the pairs, or the labelled solutions, of all rounds so far."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ from rstar_cli.layout import EMBEDDED, RunDir, model_path
 from rstar_cli.metrics import told
 from rstar_cli.options import TrainPlace
 from rstar_cli.progress import StageProgress
-from rstar_cli.records import PairRow
+from rstar_cli.records import PairRow, StepLabelRow
+from rstar_cli.report.loss import draw_loss
 from rstar_cli.stages.common import StageRecord, Summary
 from rstar_cli.stages.contaminated import refuse_trained
-from rstar_cli.stages.train_files import read_pairs
+from rstar_cli.stages.train_files import read_pairs, read_step_labels
 from rstar_cli.stages.train_policy import check_fresh, plain_files, show_on
-from rstar_cli.train import prm
+from rstar_cli.train import prm, prm_report
+from rstar_cli.train.fit import is_held_out
+from rstar_cli.train.prm import PrmRow
 
 
 def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> Summary:
@@ -32,57 +36,87 @@ def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> 
         source, output = plain_files("train-prm", place)
         summary = Summary("train-prm", files=[output])
         model = place.model or EMBEDDED
-        _fit(read_pairs(source, model), model, output, config, summary)
+        _fit(read_plain(source, model, config), model, output, config, summary)
+        draw_loss(output, prm.loss_unit(config))
         return summary
     files = run.round(place.round)
-    pairs, policy = prm_inputs(place, config, run)
-    sources = {f"pairs of round {number}": path for number, path in pairs.items()}
-    if policy is not None:
-        sources["policy"] = policy
+    sources, policy = prm_inputs(place, config, run)
     model = place.model or run.policy_name(place.round)
-    record = StageRecord(files.manifest, "train-prm", {**config.identity(), "model": model}, sources, [files.prm])
+    inputs = {f"{_NAMES[path.name]} of round {number}": path for number, paths in sources.items() for path in paths}
+    inputs |= {"policy": policy} if policy is not None else {}
+    record = StageRecord(files.manifest, "train-prm", {**config.identity(), "model": model}, inputs, [files.prm])
     summary = Summary(f"train-prm round {place.round}", files=[files.prm])
     summary.next_command = run.command("evaluate", place.round)
     if record.is_complete():
         record.told_again(summary)
         summary.figures = _figures(summary.data)
         return summary
-    for number, path in pairs.items():
-        check_fresh(run, number, path)
-    rows = [row for path in pairs.values() for row in read_rows(path, PairRow)]
-    if not rows:
+    for number, paths in sources.items():
+        for path in paths:
+            check_fresh(run, number, path)
+    rows = read_prm_rows(sources, config)
+    if not any(prm.is_learnt(row, config) for row in rows):
+        pairs = config.objective == "ppm"
         raise DataError(
-            "there is no pair: no problem has both a right and a wrong solution",
-            path=files.pairs,
+            "there is no pair: no problem has both a right and a wrong solution" if pairs else "there is no solution",
+            path=files.pairs if pairs else files.step_labels,
             remedy="Search more (--rollouts), or other problems: some that are neither too easy nor too hard.",
         )
-    contaminated = refuse_trained(run, pairs, {row.problem_id for row in rows}, config)
+    contaminated = refuse_trained(run, sources, {row.problem_id for row in rows}, config)
     record.begin()
     _fit(rows, model if policy is None else str(policy), files.prm, config, summary, record)
     summary.data["start"] = model
     summary.data |= {"contaminated problems": contaminated} if contaminated else {}
     summary.figures = _figures(summary.data)
     record.complete(summary.data)
+    draw_loss(files.prm, prm.loss_unit(config))
     return summary
 
 
-def prm_inputs(place: TrainPlace, config: TrainPrmConfig, run: RunDir) -> tuple[dict[int, Path], Path | None]:
-    """The files of pairs by round, and the policy to start from: None where `--model` replaces it.
+_KINDS: dict[str, type[PrmRow]] = {"pairs.jsonl": PairRow, "step_labels.jsonl": StepLabelRow}
+_NAMES = {"pairs.jsonl": "pairs", "step_labels.jsonl": "step labels"}
+"""What holds a round's rows, and what manifests call it."""
+
+
+def prm_inputs(place: TrainPlace, config: TrainPrmConfig, run: RunDir) -> tuple[dict[int, list[Path]], Path | None]:
+    """The files of rows by round, and the policy to start from: None where `--model` replaces it.
+
+    The objective learns from the pairs or from the step labels; the others, where they are there, are measured on.
 
     Raises:
         MissingArtifactError: names the command that makes what is not there.
         UsageError: round 0 has neither.
     """
     if place.round < 1:
-        raise UsageError("round 0 has no pairs to train on", remedy="Give --round 1 or later.")
-    first = place.round if config.data_rounds == "last" else 1
-    pairs = {n: run.require(run.round(n).pairs, "verify", n) for n in range(first, place.round + 1)}
+        raise UsageError("round 0 has nothing to train on", remedy="Give --round 1 or later.")
+    sources: dict[int, list[Path]] = {}
+    for number in range(place.round if config.data_rounds == "last" else 1, place.round + 1):
+        learnt, judged = run.round(number).pairs, run.round(number).step_labels
+        if config.objective != "ppm":
+            learnt, judged = judged, learnt
+        sources[number] = [run.require(learnt, "verify", number), *([judged] if judged.exists() else [])]
     policy = run.require(run.round(place.round).policy, "train-policy", place.round) if place.model is None else None
-    return pairs, policy
+    return sources, policy
+
+
+def read_prm_rows(sources: Mapping[int, Sequence[Path]], config: TrainPrmConfig) -> list[PrmRow]:
+    """The rows that a training takes: of the kind that the objective learns from all, of the other those kept apart.
+
+    Args:
+        sources: files by round.
+        config: settings.
+    """
+    rows = (row for paths in sources.values() for path in paths for row in read_rows(path, _KINDS[path.name]))
+    return [row for row in rows if prm.is_learnt(row, config) or is_held_out(row.problem_id, config)]
+
+
+def read_plain(source: Path, model: str, config: TrainPrmConfig) -> Sequence[PrmRow]:
+    """The rows of a plain file, of the kind that the objective learns from; errors as of `read_pairs`."""
+    return read_pairs(source, model) if config.objective == "ppm" else read_step_labels(source, model)
 
 
 def _fit(
-    rows: list[PairRow],
+    rows: Sequence[PrmRow],
     model: str,
     output: Path,
     config: TrainPrmConfig,
@@ -92,28 +126,32 @@ def _fit(
     with StageProgress(summary.stage, prm.count_updates(rows, config)) as progress:
         show = show_on(progress, record)
         report = prm.train_prm(rows, model=model_path(model), output=output, config=config, on_progress=show)
+    learnt = prm.LEARNT[config.objective]
     summary.data = {
         "start": model,
-        "pairs": report.pairs,
+        f"{learnt}s": report.rows,
         "dropped as too long": report.dropped_too_long,
         "tokens": report.tokens,
         "updates": report.updates,
         "first loss": round(report.first_loss, 4),
         "final loss": round(report.final_loss, 4),
         "held-out accuracy": report.held_out,
+        "held-out ranking": report.ranking,
         "seconds": round(report.seconds, 1),
     }
     summary.figures = _figures(summary.data)
-    summary.headline = f"{report.pairs:,} pairs"
+    summary.headline = f"{report.rows:,} {learnt}s"
     if report.held_out is not None:
         summary.headline += f", held-out accuracy {report.held_out['all']['accuracy']:.1%}"
 
 
 def _figures(data: dict[str, Any]) -> dict[str, Any]:
-    """The same to read: a line for each held-out accuracy."""
+    """The same to read: a line for each held-out figure."""
     shown: dict[str, Any] = {}
     for name, value in data.items():
-        if name != "held-out accuracy":
+        if name == "held-out ranking":
+            shown |= {f"held-out {title}": figure for title, figure in prm_report.shown(value)}
+        elif name != "held-out accuracy":
             shown[name] = value
         elif value is None:
             shown[name] = "not known: no pair was held out"

@@ -130,11 +130,17 @@ def stored_dtype(model: str | Path) -> torch.dtype:
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
+SAVED = "saved"
+"""In a workspace, the folder of a training's saved states (see `resume.py`)."""
+BESIDE = "beside"
+"""In a workspace, the folder of files that go into the checkpoint beside the model: the training's log."""
+
+
 @contextmanager
 def workspace(output: Path) -> Iterator[Path]:
-    """An empty directory beside `output`, gone afterwards whatever happens.
+    """A directory beside `output`: gone after success, and after a failure that left no saved state of the training.
 
-    Its name is fixed, so that what a killed training left behind is cleared by the next one.
+    Its name is fixed, so that the next training finds what a killed one left: to go on with it, or to clear it.
 
     Raises:
         LockedError: another process works in it.
@@ -149,17 +155,14 @@ def workspace(output: Path) -> Iterator[Path]:
     try:
         _lock(held, path)
         try:
-            _empty(path)
             yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
+        except BaseException:
+            if not any((path / SAVED).glob("*")):
+                shutil.rmtree(path, ignore_errors=True)
+            raise
+        shutil.rmtree(path, ignore_errors=True)
     finally:
         os.close(held)
-
-
-def _empty(path: Path) -> None:
-    for left in path.iterdir():
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _lock(folder: int, path: Path) -> None:
@@ -172,7 +175,7 @@ def _lock(folder: int, path: Path) -> None:
 def save_checkpoint(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: str, *, work: Path, output: Path
 ) -> None:
-    """Write safetensors, config, tokenizer and model card, then move them to `output` in one rename.
+    """Write safetensors, config, tokenizer, model card and log, then move them to `output` in one rename.
 
     Args:
         model: what to save, in the number format to save it in.
@@ -191,20 +194,24 @@ def save_checkpoint(
         model.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
         (fresh / "README.md").write_text(card, encoding="utf-8")
+        for path in (work / BESIDE).glob("*"):
+            path.rename(fresh / path.name)
         for path in fresh.iterdir():
-            shutil.copymode(fresh / "README.md", path)  # safetensors makes files that only their owner can read
-            _sync(path)
-        _sync(fresh)
+            if path.is_file():
+                shutil.copymode(fresh / "README.md", path)  # safetensors makes files that only their owner can read
+            sync(path)
+        sync(fresh)
         if output.exists():
             output.rename(old)
         fresh.rename(output)
-        _sync(output.parent)
+        sync(output.parent)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise StorageError(f"{output}: {reason}", remedy="Free space or give another --output.") from error
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file, or the names in a directory, on the disk before anything that follows."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -10,19 +10,31 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rstar_cli.config import TrainConfig
 from rstar_cli.errors import DataError, SetupError
+from rstar_cli.jsonl import write_rows
 from rstar_cli.train.batches import Update, plan_updates
-from rstar_cli.train.checkpoint import stored_dtype
+from rstar_cli.train.checkpoint import BESIDE, stored_dtype
 from rstar_cli.train.machine import Machine
 from rstar_cli.train.optimizers import linear_schedule, make_optimizer
 from rstar_cli.train.plan_trainer import Setup
+from rstar_cli.train.resume import (
+    HeldOut,
+    Saves,
+    best_update,
+    held_out_losses,
+    identity_of,
+    keeper,
+    read_history,
+    versions,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +68,10 @@ class TrainLog:
 
     Attributes:
         plan: the updates.
+        rows: how many there are.
         tokens: tokens run through the model so far, padding not counted.
+        kept: the update after which the weights were as the training gives them out.
+        held_out: (update, loss) of each evaluation on the rows kept apart.
 
     Args:
         plan: the updates.
@@ -69,17 +84,28 @@ class TrainLog:
     ) -> None:
         self.plan = plan
         self.tokens = 0
+        self.kept = 0
+        self.held_out: list[tuple[int, float]] = []
+        self.rows = len(lengths)
         self._lengths = lengths
         self._on_progress = on_progress
         self._losses: list[float] = []
-        self.start()
+        self.start([])
 
-    def start(self) -> None:
-        """The clock starts here."""
+    def start(self, history: Iterable[Mapping[str, Any]]) -> None:
+        """The clock starts here.
+
+        Args:
+            history: the log of the updates that an earlier process did; the last of them ends its clock.
+        """
+        done = [entry for entry in history if "loss" in entry]
+        self._losses = [entry["loss"] for entry in done]
+        self.tokens = self._tokens_before = int(done[-1]["tokens"]) if done else 0
+        self._seconds_before = float(done[-1]["seconds"]) if done else 0.0
         self._start = self._last = time.perf_counter()
 
-    def __call__(self, loss: float) -> None:
-        """Note an update's loss.
+    def __call__(self, loss: float) -> dict[str, float]:
+        """Note an update's loss; gives the tokens and seconds until then.
 
         Raises:
             DataError: it is not a number.
@@ -91,13 +117,19 @@ class TrainLog:
         self.tokens += sum(self._lengths[row] for batch in self.plan[update - 1] for row in batch)
         self._last = time.perf_counter()
         if self._on_progress is not None:
-            rate = self.tokens / (self._last - self._start)
+            rate = (self.tokens - self._tokens_before) / (self._last - self._start)
             self._on_progress(TrainProgress(update, len(self.plan), loss, self.tokens, rate))
+        return {"tokens": self.tokens, "seconds": self.seconds}
+
+    @property
+    def updates(self) -> int:
+        """Updates done."""
+        return len(self._losses)
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time of the updates."""
-        return self._last - self._start
+        """Wall-clock time of the updates, those of an earlier process included."""
+        return self._seconds_before + self._last - self._start
 
     @property
     def first_loss(self) -> float:
@@ -142,6 +174,12 @@ def check_ids(rows: Iterable[Sequence[int]], net: PreTrainedModel) -> None:
         )
 
 
+def is_held_out(problem_id: str, config: TrainConfig) -> bool:
+    """Whether a problem's rows are kept apart: by its id and the seed alone, whatever the other problems are."""
+    drawn = blake2b(f"{config.seed}:{problem_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(drawn, "big") < config.held_out * 2**64
+
+
 def fit(
     net: PreTrainedModel,
     log: TrainLog,
@@ -152,8 +190,13 @@ def fit(
     config: TrainConfig,
     machine: Machine,
     work: Path,
+    data: str,
+    held_out: HeldOut | None = None,
 ) -> PreTrainedModel:
-    """Take a model through the log's plan.
+    """Take a model through the log's plan, or through what an earlier process left of it.
+
+    What `save_checkpoint` puts beside the model is left in the workspace: `trainer_state.json`, and the log by update
+    as `train_log.jsonl`.
 
     Args:
         net: the model as it was loaded.
@@ -163,7 +206,9 @@ def fit(
         task: kind of model, as LoRA's library calls it.
         config: settings.
         machine: where and how to compute.
-        work: directory for the trainer's own use.
+        work: the workspace of this training.
+        data: `fingerprint` of the rows; only a training on the same rows is gone on with.
+        held_out: rows kept apart, by whose loss the weights are chosen; None: the last weights are the result.
 
     Returns:
         The trained model, without adapters, in the number format that its origin is stored in.
@@ -171,28 +216,84 @@ def fit(
     Raises:
         DataError: a loss that is not a number.
         SetupError: out of device memory.
+        StorageError: a state can't be saved.
     """
     import torch
 
+    saves = Saves(work, _told(log, origin, config, data))
     try:
         net.to(machine.device)
         torch.manual_seed(config.seed)
         if config.lora_rank:
             net = _with_adapters(net, config.lora_rank, task)
-        trainer = make_trainer(net, _setup(net, log, config, machine, work))
-        log.start()
-        trainer.train()
+        setup = _setup(net, log, config, machine, work, held_out)
+        trainer = make_trainer(net, setup)
+        trainer.add_callback(keeper(saves, setup.scratch, config.save_minutes, held_out))
+        _train(trainer, log, saves)
     except torch.OutOfMemoryError as error:
         raise SetupError(
             f"out of memory on {machine.device}",
             remedy="Lower --batch-tokens, or give --lora-rank 16: it needs an eighth of the memory.",
         ) from error
+    _write_log(trainer.state, log, work / BESIDE)
     trained: PreTrainedModel = trainer.model.merge_and_unload() if config.lora_rank else trainer.model
     trained.config.rstar_steps = True  # it knows the step format now: no worked examples before a problem
     return trained.to(stored_dtype(origin))
 
 
-def _setup(net: PreTrainedModel, log: TrainLog, config: TrainConfig, machine: Machine, work: Path) -> Setup:
+def _told(log: TrainLog, origin: str | Path, config: TrainConfig, data: str) -> dict[str, Any]:
+    """What the result of a training hangs on."""
+    return {
+        "config": config.identity(),
+        "model": identity_of(origin),
+        "data": data,
+        "updates": len(log.plan),
+        "versions": versions(),
+    }
+
+
+def _train(trainer: Any, log: TrainLog, saves: Saves) -> None:
+    """From the newest saved state to the end, then to the weights of the least held-out loss, where there is one."""
+    newest = saves.newest
+    log.start(read_history(newest) if newest else [])
+    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    log.held_out = held_out_losses(trainer.state.log_history)
+    log.kept = best_update(log.held_out) if log.held_out else log.updates
+    if log.kept < log.updates:
+        trainer._load_from_checkpoint(str(saves.of(log.kept)))
+
+
+def _write_log(state: Any, log: TrainLog, folder: Path) -> None:
+    """Write the Trainer's state, clock times left out, and the log by update, clock times and all.
+
+    To the Trainer the whole plan is one epoch: what is written counts passes over the rows.
+    """
+    folder.mkdir(exist_ok=True)
+    passes = sum(len(batch) for update in log.plan for batch in update) / log.rows
+    history = [entry for entry in state.log_history if "loss" in entry or "eval_loss" in entry]
+    apart = dict(log.held_out)
+    write_rows(
+        folder / "train_log.jsonl",
+        [
+            {
+                "update": entry["step"],
+                **{key: entry[key] for key in ("loss", "learning_rate", "grad_norm", "tokens", "seconds")},
+                **({"held_out_loss": apart[entry["step"]]} if entry["step"] in apart else {}),
+            }
+            for entry in history
+            if "loss" in entry
+        ],
+    )
+    told = [{key: value for key, value in entry.items() if key != "seconds"} for entry in history]
+    state.log_history = [{**entry, "epoch": entry["epoch"] * passes} for entry in told]
+    state.epoch, state.num_train_epochs = state.epoch * passes, math.ceil(passes)
+    state.stateful_callbacks = {}  # flags of the loop, which ended
+    state.save_to_json(str(folder / "trainer_state.json"))
+
+
+def _setup(
+    net: PreTrainedModel, log: TrainLog, config: TrainConfig, machine: Machine, work: Path, held_out: HeldOut | None
+) -> Setup:
     optimizer = make_optimizer(
         net, config.optimizer, learning_rate=config.learning_rate, weight_decay=config.weight_decay
     )
@@ -204,6 +305,7 @@ def _setup(net: PreTrainedModel, log: TrainLog, config: TrainConfig, machine: Ma
         seed=config.seed,
         scratch=work / "trainer",
         on_update=log,
+        held_out=held_out.batches if held_out is not None else (),
     )
 
 

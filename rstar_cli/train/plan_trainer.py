@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rstar_cli.errors import StorageError
 from rstar_cli.train.batches import MicroBatch, Update
 from rstar_cli.train.machine import Machine
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
+    from torch.utils.data import DataLoader
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
     Tensors = dict[str, torch.Tensor]
@@ -32,7 +34,9 @@ class Setup:
         optimizers: the optimizer and its learning-rate schedule.
         seed: of whatever is random in the model (dropout).
         scratch: directory for the trainer's own use.
-        on_update: is told each update's loss, nats, before the weights move.
+        on_update: is told each update's loss, nats, before the weights move; gives what the log tells beside it.
+        held_out: rows kept apart, whose loss `evaluate` computes.
+        report: where losses are reported to, and under which name; None: nowhere.
     """
 
     plan: Sequence[Update]
@@ -41,11 +45,13 @@ class Setup:
     optimizers: tuple[Optimizer, LRScheduler]
     seed: int
     scratch: Path
-    on_update: Callable[[float], None]
+    on_update: Callable[[float], dict[str, float]]
+    held_out: Update = ()
+    report: tuple[str, str] | None = None
 
 
 class Planned(ABC):
-    """Mixed into a trainer of TRL's: its `train()` goes through the plan once.
+    """Mixed into a trainer of transformers or TRL: its `train()` goes through the plan once.
 
     Attributes:
         updates: the data loader.
@@ -53,11 +59,16 @@ class Planned(ABC):
     """
 
     updates: Updates
-    on_update: Callable[[float], None]
+    held_out: Updates
+    on_update: Callable[[float], dict[str, float]]
+    told: dict[str, float]
 
-    def get_train_dataloader(self) -> Updates:
-        """The plan, as the trainer's data loader."""
-        return self.updates
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The plan, an update a batch; a resumed training skips those that are done."""
+        from torch.utils.data import DataLoader
+
+        plan: Any = self.updates
+        return DataLoader(plan, batch_size=1, collate_fn=_only)
 
     @abstractmethod
     def share(self, batch: Tensors) -> float:
@@ -70,15 +81,56 @@ class Planned(ABC):
         total: Any = 0
         for batch in inputs:
             total += step.training_step(model, batch, whole)
-        self.on_update(float(total))
+        self.told = self.on_update(float(total))
         return total
+
+    def evaluate(self, *_: object, **__: object) -> dict[str, float]:
+        """The loss on the held-out rows, as in training but with no gradient; it goes into the log."""
+        import torch
+
+        trainer: Any = self
+        trainer.model.eval()
+        batches = self.held_out[0]
+        total, whole = 0.0, sum(self.share(batch) for batch in batches)
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            for batch in batches:
+                inputs = trainer._prepare_inputs(batch)
+                total += float(trainer.compute_loss(trainer.model, inputs, num_items_in_batch=whole))
+        metrics = {"eval_loss": total}
+        self.log(dict(metrics))
+        trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], *more: Any) -> None:
+        """Tell tokens and seconds beside an update's loss."""
+        log: Any = super()
+        log.log({**logs, **self.told} if "loss" in logs else logs, *more)
+
+    def _save_checkpoint(self, *what: Any) -> None:
+        """Write the state of the training.
+
+        Raises:
+            StorageError: it can't be written.
+        """
+        from safetensors import SafetensorError
+
+        save: Any = super()
+        try:
+            save._save_checkpoint(*what)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch tells of a full disk by a RuntimeError
+            raise StorageError(
+                f"the state of the training can't be saved: {error}", remedy="Free space, or raise --save-minutes."
+            ) from error
+
+    def create_model_card(self, *_: object, **__: object) -> None:  # noqa: B027
+        """TRL would write one beside each saved state."""
 
     def _send_telemetry(self) -> None:  # noqa: B027 - it is empty to silence the one of TRL
         """TRL would report the model's architecture and the machine to its makers."""
 
 
 class Updates:
-    """The updates as a data loader: each item is a list of micro-batches.
+    """The updates as a data set: each item is a list of micro-batches.
 
     Args:
         plan: the updates.
@@ -92,9 +144,13 @@ class Updates:
     def __len__(self) -> int:
         return len(self._plan)
 
-    def __iter__(self) -> Iterator[list[Tensors]]:
-        for update in self._plan:
-            yield [self._tensors(batch) for batch in update]
+    def __getitem__(self, number: int) -> list[Tensors]:
+        return [self._tensors(batch) for batch in self._plan[number]]
+
+
+def _only(items: Sequence[Any]) -> Any:
+    (item,) = items
+    return item
 
 
 def build(
@@ -128,13 +184,14 @@ def build(
         optimizers=setup.optimizers,
     )
     trainer.updates = Updates(setup.plan, tensors)
+    trainer.held_out = Updates([setup.held_out], tensors)
     trainer.on_update = setup.on_update
     trainer.remove_callback(PrinterCallback)  # it prints to stdout
     return trainer
 
 
 def settings(kind: Any, net: PreTrainedModel, setup: Setup, **own: object) -> Any:
-    """Everything that TRL would do by itself is off: truncation, saving, reports, bars.
+    """What trainers would do by themselves is off: saving, reports, bars. They log every update.
 
     Args:
         kind: class of the settings, such as `SFTConfig`.
@@ -148,19 +205,23 @@ def settings(kind: Any, net: PreTrainedModel, setup: Setup, **own: object) -> An
         use_cpu=setup.machine.device == "cpu",
         bf16=setup.machine.bfloat16,
         gradient_checkpointing=setup.checkpointing,
-        max_length=None,
         remove_unused_columns=False,
         use_cache=getattr(net.config, "use_cache", True),  # else the checkpoint's config says: decode without a cache
         save_strategy="no",
-        logging_strategy="no",
+        logging_steps=1,
         logging_nan_inf_filter=False,
-        report_to="none",
+        **_reported(setup.report),
         disable_tqdm=True,
         seed=setup.seed,
         **own,
     )
     made._n_gpu = min(1, made.n_gpu)  # one GPU of several: TRL refuses torch's DataParallel
     return made
+
+
+def _reported(report: tuple[str, str] | None) -> dict[str, str]:
+    """Settings of the Trainer that say where losses are reported to."""
+    return {"report_to": "none"} if report is None else {"report_to": report[0], "run_name": report[1]}
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:

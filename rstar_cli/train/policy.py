@@ -6,6 +6,7 @@ that to text), so the model is trained on exactly the ids that search samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from rstar_cli.config import TrainPolicyConfig
 from rstar_cli.errors import DataError
 from rstar_cli.records import SftRow
 from rstar_cli.tokens import IGNORED, StepTokenizer
+from rstar_cli.train.batches import cut
 from rstar_cli.train.checkpoint import load_model, save_checkpoint, workspace
 from rstar_cli.train.fit import (
     TrainLog,
@@ -22,11 +24,13 @@ from rstar_cli.train.fit import (
     card_table,
     check_ids,
     fit,
+    is_held_out,
     loaded_dtype,
     make_plan,
     quiet,
 )
 from rstar_cli.train.machine import find_machine
+from rstar_cli.train.resume import HeldOut, fingerprint
 from rstar_cli.train.trainer import make_trainer
 
 
@@ -37,9 +41,12 @@ class TrainReport:
     Attributes:
         rows: rows trained on.
         dropped_too_long: rows left out because they are longer than `max_length`.
-        tokens: tokens run through the model, all passes, padding not counted.
+        tokens: tokens run through the model in training, all passes, padding not counted.
         loss_tokens: those of them that took loss.
         updates: updates of the weights.
+        kept: the update after which the weights were as they were written.
+        held_out_rows: rows kept apart.
+        held_out_loss: of the written weights on those, nats a token; None without them.
         seconds: wall-clock time of the updates.
         first_loss: of the first update, before any training, nats a token.
         final_loss: mean of the last tenth of the updates, nats a token.
@@ -51,6 +58,9 @@ class TrainReport:
     tokens: int
     loss_tokens: int
     updates: int
+    kept: int
+    held_out_rows: int
+    held_out_loss: float | None
     seconds: float
     first_loss: float
     final_loss: float
@@ -59,12 +69,16 @@ class TrainReport:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """Rows as token ids and labels, those too long left out; per row, its tokens and how many of them take loss."""
+    """Rows as token ids and labels, those too long left out; per row, its tokens and how many of them take loss.
+
+    The first `train` rows are to train on, the others are kept apart.
+    """
 
     ids: list[list[int]]
     labels: list[list[int]]
     lengths: list[int]
     loss_tokens: list[int]
+    train: int
     dropped: int
 
 
@@ -97,12 +111,12 @@ def train_policy(
     machine = find_machine(config.device, config.dtype)
     with quiet(), workspace(output) as work:
         tokenizer = StepTokenizer.load(model)
-        data = _encode(rows, tokenizer, config.max_length)
-        plan = make_plan(data.lengths, config, config.epochs)
+        data = _encode(rows, tokenizer, config)
+        plan = make_plan(data.lengths[: data.train], config, config.epochs)
         net = load_model(model, dtype=loaded_dtype(config, machine), attention=machine.attention)
         check_ids(data.ids, net)
         columns = Dataset.from_dict({"input_ids": data.ids, "labels": data.labels})
-        log = TrainLog(plan, data.lengths, on_progress)
+        log = TrainLog(plan, data.lengths[: data.train], on_progress)
         trained = fit(
             net,
             log,
@@ -112,19 +126,35 @@ def train_policy(
             config=config,
             machine=machine,
             work=work,
+            data=fingerprint(data.ids, data.labels),
+            held_out=_held_out(data, config, len(plan)),
         )
         report = _report(data, log, output)
         save_checkpoint(trained, tokenizer.hf, _model_card(model, config, report), work=work, output=output)
     return report
 
 
+def _held_out(data: _Encoded, config: TrainPolicyConfig, updates: int) -> HeldOut | None:
+    """The rows kept apart, to be looked at twice an epoch and at the end; None where there are none."""
+    if data.train == len(data.ids):
+        return None
+    half = math.ceil(data.train / config.batch_size) / 2
+    at = {max(1, round(i * half)) for i in range(1, int(updates / half) + 1)} | {updates}
+    apart = range(data.train, len(data.ids))
+    return HeldOut(cut(apart, data.lengths, config.batch_tokens), frozenset(at), config.patience)
+
+
 def _report(data: _Encoded, log: TrainLog, output: Path) -> TrainReport:
+    done = log.plan[: log.updates]
     return TrainReport(
-        rows=len(data.ids),
+        rows=data.train,
         dropped_too_long=data.dropped,
         tokens=log.tokens,
-        loss_tokens=sum(data.loss_tokens[row] for update in log.plan for batch in update for row in batch),
-        updates=len(log.plan),
+        loss_tokens=sum(data.loss_tokens[row] for update in done for batch in update for row in batch),
+        updates=log.updates,
+        kept=log.kept,
+        held_out_rows=len(data.ids) - data.train,
+        held_out_loss=dict(log.held_out).get(log.kept),
         seconds=log.seconds,
         first_loss=log.first_loss,
         final_loss=log.final_loss,
@@ -132,27 +162,44 @@ def _report(data: _Encoded, log: TrainLog, output: Path) -> TrainReport:
     )
 
 
-def _encode(rows: Sequence[SftRow], tokenizer: StepTokenizer, max_length: int) -> _Encoded:
+def _encode(rows: Sequence[SftRow], tokenizer: StepTokenizer, config: TrainPolicyConfig) -> _Encoded:
     if not rows:
         raise DataError("there is no row to train on", remedy="Run `rstar verify` first; it writes sft.jsonl.")
-    encoded = [tokenizer.training_ids(row) for row in rows]
-    kept = [(ids, labels) for ids, labels in encoded if len(ids) <= max_length]
+    encoded = [(is_held_out(row.problem_id, config), *tokenizer.training_ids(row)) for row in rows]
+    kept = [row for row in encoded if len(row[1]) <= config.max_length]
     if not kept:
-        shortest = min(len(ids) for ids, _ in encoded)
+        shortest = min(len(ids) for _, ids, _ in encoded)
         raise DataError(
-            f"all {len(rows)} rows are longer than {max_length} tokens; the shortest has {shortest}",
+            f"all {len(rows)} rows are longer than {config.max_length} tokens; the shortest has {shortest}",
             remedy=f"Give --max-length {shortest} or more.",
         )
+    kept.sort(key=lambda row: row[0])  # stable: those kept apart come last
     data = _Encoded(
-        ids=[ids for ids, _ in kept],
-        labels=[labels for _, labels in kept],
-        lengths=[len(ids) for ids, _ in kept],
-        loss_tokens=[sum(label != IGNORED for label in labels[1:]) for _, labels in kept],
+        ids=[ids for _, ids, _ in kept],
+        labels=[labels for _, _, labels in kept],
+        lengths=[len(ids) for _, ids, _ in kept],
+        loss_tokens=[sum(label != IGNORED for label in labels[1:]) for _, _, labels in kept],
+        train=sum(not apart for apart, _, _ in kept),
         dropped=len(encoded) - len(kept),
     )
-    if not any(data.loss_tokens):
+    if not data.train:
+        raise DataError(
+            f"there is no row to train on: the problems of all {len(kept)} are held out",
+            remedy="Give rows of more problems, or --held-out 0.",
+        )
+    if not any(data.loss_tokens[: data.train]):
         raise DataError("no row has a token to learn", field="steps", remedy="Give rows with steps of the policy.")
     return data
+
+
+def _held_out_figures(report: TrainReport) -> list[tuple[str, object]]:
+    if report.held_out_loss is None:
+        return []
+    return [
+        ("rows held out", report.held_out_rows),
+        ("held-out loss, nats a token", f"{report.held_out_loss:.4f}"),
+        ("written weights are of update", report.kept),
+    ]
 
 
 def _model_card(model: str | Path, config: TrainPolicyConfig, report: TrainReport) -> str:
@@ -163,6 +210,7 @@ def _model_card(model: str | Path, config: TrainPolicyConfig, report: TrainRepor
         ("tokens seen", report.tokens),
         ("tokens that took loss", report.loss_tokens),
         ("updates", report.updates),
+        *_held_out_figures(report),
         ("loss of the first update, nats a token", f"{report.first_loss:.4f}"),
         ("loss of the last updates, nats a token", f"{report.final_loss:.4f}"),
     ]

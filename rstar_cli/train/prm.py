@@ -1,30 +1,33 @@
-"""Train the process preference model (PPM; rStar-Math, arXiv 2501.04519, section 3.3) on pairs of steps and solutions.
+"""Train a process reward model (PRM): a language model with one score in place of its output head.
 
-A language model with one score in place of its output head, read at the closing tag of a step. Trained so that of two
-continuations of one prefix the better one scores higher (Bradley-Terry); TRL's `RewardTrainer` on token ids. A score
-becomes a value in [-1, 1] as tanh(score / scale), the scale written into the checkpoint's config as
-`rstar_value_scale`.
+The score is read at the closing tag of a step, and becomes a value in [-1, 1] as tanh(score / scale), the scale written
+into the checkpoint's config as `rstar_value_scale`. By `objective`:
 
-The pairs of some problems are kept apart to measure the accuracy on. They are apart from this training alone: the
-policy that it starts from may have seen a right solution of such a problem.
+- `ppm`, the process preference model (rStar-Math, arXiv 2501.04519, section 3.3): of two continuations of one prefix
+  the better one scores higher (Bradley-Terry); TRL's `RewardTrainer` on token ids.
+- `orm`, an outcome reward model (Cobbe et al., arXiv 2110.14168): at a solution's end, whether it is right.
+- `prm-hard`: at each step's end, whether a right answer was reached from there (Math-Shepherd, arXiv 2312.08935).
+- `prm-soft`: at each step's end, its Q in [-1, 1] as the probability (Q + 1) / 2.
+
+The last three learn sigmoid(score) by cross-entropy, so that 2 * sigmoid(score) - 1 = tanh(score / 2) is the value.
+
+Some problems are kept apart to measure on. They are apart from this training alone: the policy that it starts from may
+have seen a right solution of such a problem.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, TypeAlias
 
 from rstar_cli.config import TrainPrmConfig
 from rstar_cli.errors import DataError
-from rstar_cli.metrics import Estimate, estimate, told
-from rstar_cli.records import PairRow
+from rstar_cli.metrics import Estimate, told
+from rstar_cli.records import PairRow, StepLabelRow
 from rstar_cli.tokens import StepTokenizer
-from rstar_cli.train.batches import cut
 from rstar_cli.train.checkpoint import load_scorer, save_checkpoint, workspace
 from rstar_cli.train.fit import (
     TrainLog,
@@ -33,19 +36,33 @@ from rstar_cli.train.fit import (
     card_table,
     check_ids,
     fit,
+    is_held_out,
     loaded_dtype,
     make_plan,
     quiet,
 )
+from rstar_cli.train.label_trainer import LabelledIds, make_label_trainer
 from rstar_cli.train.machine import find_machine
-from rstar_cli.train.reward_trainer import TokenPair, make_reward_trainer, score, stack
+from rstar_cli.train.plan_trainer import Setup
+from rstar_cli.train.prm_report import Judged, Ranking, pairwise_accuracy, ranking, shown
+from rstar_cli.train.resume import fingerprint
+from rstar_cli.train.reward_trainer import TokenPair, make_reward_trainer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+PrmRow: TypeAlias = PairRow | StepLabelRow
+"""What a PRM is trained or measured on."""
 
 VALUE_SCALE = {"loss": 1.0, "after": 5.0}
-"""By `squash`: what a score is divided by before tanh makes a value of it. The loss compares tanh(score) (paper), or
-the scores themselves, which then grow to several units (upstream: tanh(score / 5))."""
+"""By `squash`: what a PPM's score is divided by before tanh makes a value of it. The loss compares tanh(score) (paper),
+or the scores themselves, which then grow to several units (upstream: tanh(score / 5))."""
+
+LABEL_SCALE = 2.0
+"""The same where sigmoid(score) is a probability p: tanh(score / 2) = 2p - 1."""
+
+LEARNT = {"ppm": "pair", "orm": "solution", "prm-hard": "solution", "prm-soft": "solution"}
+"""By objective: what a row of its training is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +70,20 @@ class PrmReport:
     """What a training did.
 
     Attributes:
-        pairs: pairs trained on.
-        dropped_too_long: pairs left out because a side is longer than `max_length`.
+        rows: pairs, or labelled solutions, trained on.
+        dropped_too_long: those left out because they (of a pair: a side) are longer than `max_length`.
         tokens: tokens run through the model in training, all passes, padding not counted.
         updates: updates of the weights.
         seconds: wall-clock time of the updates.
-        first_loss: of the first update, before any training, nats a pair.
-        final_loss: mean of the last tenth of the updates, nats a pair.
+        first_loss: of the first update, before any training, nats a pair or a label.
+        final_loss: mean of the last tenth of the updates, nats a pair or a label.
         held_out: pairwise accuracy of the trained model on the pairs kept apart: `all`, then by kind, `step` and
             `solution`; None where no pair was kept apart.
+        ranking: other figures of the trained model on the labelled solutions kept apart; empty where there were none.
         output: the checkpoint directory.
     """
 
-    pairs: int
+    rows: int
     dropped_too_long: int
     tokens: int
     updates: int
@@ -73,20 +91,30 @@ class PrmReport:
     first_loss: float
     final_loss: float
     held_out: dict[str, Estimate] | None
+    ranking: Ranking
     output: Path
 
 
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """Pairs as token ids, those too long left out: to train on, and those kept apart with their kinds."""
+@dataclass(slots=True)
+class _Data:
+    """Rows as token ids, those too long left out: pairs or labels to train on, and what is kept apart of both kinds."""
 
-    train: list[TokenPair]
-    held_out: list[tuple[Literal["step", "solution"], TokenPair]]
-    dropped: int
+    pairs: list[TokenPair]
+    labels: list[LabelledIds]
+    held_out_pairs: list[tuple[str, TokenPair]]
+    held_out_labels: list[Judged]
+    dropped: int = 0
+
+    @property
+    def every_ids(self) -> Iterable[list[int]]:
+        """The token ids of every row."""
+        for pair in [*self.pairs, *(pair for _, pair in self.held_out_pairs)]:
+            yield from (pair.chosen, pair.rejected)
+        yield from (row.ids for row in [*self.labels, *(judged.row for judged in self.held_out_labels)])
 
 
 def train_prm(
-    rows: Sequence[PairRow],
+    rows: Sequence[PrmRow],
     *,
     model: str | Path,
     output: Path,
@@ -98,14 +126,15 @@ def train_prm(
     Equal rows, config, model and machine give equal weights on a CPU.
 
     Args:
-        rows: preference pairs; order matters only through the seed's shuffle.
+        rows: preference pairs, labelled solutions, or both. The kind that `objective` learns from is trained on; what
+            is kept apart of either kind is measured on. Order matters only through the seed's shuffle.
         model: checkpoint directory or hub id to start from; a causal language model, or a scorer to train on.
         output: checkpoint directory to write; an older one is replaced.
         config: settings.
         on_progress: is called after each update's backward pass.
 
     Raises:
-        DataError: no pair to train on, ids that the model does not have, or a loss that is not a number.
+        DataError: no row to train on, ids that the model does not have, or a loss that is not a number.
         SetupError: model or device not there, or out of device memory.
         StorageError: the checkpoint can't be written.
     """
@@ -113,121 +142,158 @@ def train_prm(
     with quiet(), workspace(output) as work:
         tokenizer = StepTokenizer.load(model)
         data = _encode(rows, tokenizer, config)
-        pairs = data.train
-        passes = _updates(len(pairs), config) / math.ceil(len(pairs) / config.batch_size)
-        plan = make_plan([pair.padded for pair in pairs], config, passes)
+        padded = [pair.padded for pair in data.pairs] or [len(row.ids) for row in data.labels]
+        tokens = [pair.tokens for pair in data.pairs] or padded
+        passes = _updates(len(padded), config) / math.ceil(len(padded) / config.batch_size)
+        log = TrainLog(make_plan(padded, config, passes), tokens, on_progress)
         net = load_scorer(model, tokenizer.hf, dtype=loaded_dtype(config, machine), attention=machine.attention)
-        seen = [*pairs, *(pair for _, pair in data.held_out)]
-        check_ids((ids for pair in seen for ids in (pair.chosen, pair.rejected)), net)
-        log = TrainLog(plan, [pair.tokens for pair in pairs], on_progress)
+        check_ids(data.every_ids, net)
         trained = fit(
             net,
             log,
-            lambda net, setup: make_reward_trainer(net, tokenizer.hf, pairs, setup, squash=config.squash == "loss"),
+            lambda net, setup: _trainer(net, tokenizer.hf, data, setup, config),
             origin=model,
             task="SEQ_CLS",
             config=config,
             machine=machine,
             work=work,
+            data=fingerprint(data.pairs, data.labels),
         )
-        trained.config.rstar_value_scale = VALUE_SCALE[config.squash]
-        report = _report(data, log, pairwise_accuracy(trained, data.held_out, config.batch_tokens), output)
+        trained.config.rstar_value_scale = value_scale(config)
+        report = _report(data, log, trained, config, output)
         save_checkpoint(trained, tokenizer.hf, _model_card(model, config, report), work=work, output=output)
     return report
 
 
-def is_held_out(problem_id: str, config: TrainPrmConfig) -> bool:
-    """Whether a problem's pairs are kept apart: by its id and the seed alone, whatever the other problems are."""
-    drawn = blake2b(f"{config.seed}:{problem_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(drawn, "big") < config.held_out * 2**64
+def value_scale(config: TrainPrmConfig) -> float:
+    """What a score is divided by before tanh makes a value of it, > 0."""
+    return VALUE_SCALE[config.squash] if config.objective == "ppm" else LABEL_SCALE
 
 
-def count_updates(rows: Iterable[PairRow], config: TrainPrmConfig) -> int:
+def loss_unit(config: TrainPrmConfig) -> str:
+    """What the loss is a mean over."""
+    return "pair" if config.objective == "ppm" else "label"
+
+
+def is_learnt(row: PrmRow, config: TrainPrmConfig) -> bool:
+    """Whether a row is of the kind that the objective learns from."""
+    return isinstance(row, PairRow) == (config.objective == "ppm")
+
+
+def count_updates(rows: Iterable[PrmRow], config: TrainPrmConfig) -> int:
     """Updates of a training on these rows, as long as none of them is too long."""
-    return _updates(sum(not is_held_out(row.problem_id, config) for row in rows), config)
+    trained_on = (row for row in rows if is_learnt(row, config) and not is_held_out(row.problem_id, config))
+    return _updates(sum(1 for _ in trained_on), config)
 
 
-def _updates(pairs: int, config: TrainPrmConfig) -> int:
-    return max(config.min_updates, round(config.epochs * math.ceil(pairs / config.batch_size)))
+def _updates(rows: int, config: TrainPrmConfig) -> int:
+    return max(config.min_updates, round(config.epochs * math.ceil(rows / config.batch_size)))
 
 
-def _encode(rows: Sequence[PairRow], tokenizer: StepTokenizer, config: TrainPrmConfig) -> _Encoded:
-    if not rows:
-        raise DataError("there is no pair to train on", remedy="Run `rstar verify` first; it writes pairs.jsonl.")
-    encoded = [(row, TokenPair(*tokenizer.pair_ids(row), row.weight)) for row in rows]
-    kept = [(row, pair) for row, pair in encoded if pair.longest <= config.max_length]
-    if not kept:
-        shortest = min(pair.longest for _, pair in encoded)
+def _encode(rows: Sequence[PrmRow], tokenizer: StepTokenizer, config: TrainPrmConfig) -> _Data:
+    """Rows as token ids.
+
+    Raises:
+        DataError: nothing to train on: no row of the kind, all too long, or all kept apart.
+    """
+    data, learnt = _Data([], [], [], []), LEARNT[config.objective]
+    wanted = [row for row in rows if is_learnt(row, config)]
+    if not wanted:
+        file = "pairs.jsonl" if config.objective == "ppm" else "step_labels.jsonl"
+        raise DataError(f"there is no {learnt} to train on", remedy=f"Run `rstar verify` first; it writes {file}.")
+    lengths = [_put(data, row, tokenizer, config) for row in wanted]
+    data.dropped = sum(length > config.max_length for length in lengths)
+    if data.dropped == len(wanted):
+        what = "have a side" if learnt == "pair" else "are"
         raise DataError(
-            f"all {len(rows)} pairs have a side longer than {config.max_length} tokens; the shortest has {shortest}",
-            remedy=f"Give --max-length {shortest} or more.",
+            f"all {len(wanted)} {learnt}s {what} longer than {config.max_length} tokens; the shortest has "
+            f"{min(lengths)}",
+            remedy=f"Give --max-length {min(lengths)} or more.",
         )
-    data = _Encoded(
-        train=[pair for row, pair in kept if not is_held_out(row.problem_id, config)],
-        held_out=[(row.kind, pair) for row, pair in kept if is_held_out(row.problem_id, config)],
-        dropped=len(encoded) - len(kept),
-    )
-    if not data.train:
+    if not data.pairs and not data.labels:
         raise DataError(
-            f"there is no pair to train on: the problems of all {len(kept)} are held out",
-            remedy="Give pairs of more problems, or --held-out 0.",
+            f"there is no {learnt} to train on: the problems of all {len(wanted) - data.dropped} are held out",
+            remedy=f"Give {learnt}s of more problems, or --held-out 0.",
         )
+    for row in rows:
+        if not is_learnt(row, config) and is_held_out(row.problem_id, config):
+            _put(data, row, tokenizer, config)
     return data
 
 
-def pairwise_accuracy(
-    net: PreTrainedModel, pairs: Sequence[tuple[str, TokenPair]], batch_tokens: int
-) -> dict[str, Estimate] | None:
-    """Share of pairs whose chosen side scores higher, equal scores half, of `all` and of each kind; None without pairs.
-
-    The model computes in the number format of its weights. Pairs count as independent in the interval.
-
-    Args:
-        net: the scorer.
-        pairs: kind and ids of each pair.
-        batch_tokens: tokens of a forward pass, padding counted, at most; a longer pair goes alone.
-    """
-    import torch
-
-    net.eval()
-    net.set_attn_implementation("sdpa")  # what training uses on a CPU wants autocast
-    padding = net.config.get_text_config().pad_token_id
-    points: defaultdict[str, list[float]] = defaultdict(list)
-    for batch in cut(range(len(pairs)), [pair.padded for _, pair in pairs], batch_tokens) if pairs else ():
-        tensors = {name: t.to(net.device) for name, t in stack([pairs[i][1] for i in batch], padding).items()}
-        with torch.inference_mode():
-            chosen, rejected = score(net, tensors)
-        won = ((chosen > rejected).float() + (chosen == rejected).float() / 2).tolist()
-        for i, point in zip(batch, won, strict=True):
-            points["all"].append(point)
-            points[pairs[i][0]].append(point)
-    return {kind: estimate(points[kind]) for kind in sorted(points)} or None
+def _put(data: _Data, row: PrmRow, tokenizer: StepTokenizer, config: TrainPrmConfig) -> int:
+    """Put a row where it belongs unless it is too long; returns its length (of a pair: of the longer side), tokens."""
+    apart = is_held_out(row.problem_id, config)
+    if isinstance(row, PairRow):
+        pair = TokenPair(*tokenizer.pair_ids(row), row.weight)
+        if pair.longest <= config.max_length:
+            data.held_out_pairs.append((row.kind, pair)) if apart else data.pairs.append(pair)
+        return pair.longest
+    ids, ends = tokenizer.label_ids(row)
+    if len(ids) <= config.max_length:
+        labelled = _labelled(row, ids, ends, config)
+        if apart:
+            data.held_out_labels.append(Judged(row.problem_id, row.completions[-1], row.labels, labelled))
+        else:
+            data.labels.append(labelled)
+    return len(ids)
 
 
-def _report(data: _Encoded, log: TrainLog, held_out: dict[str, Estimate] | None, output: Path) -> PrmReport:
+def _labelled(row: StepLabelRow, ids: list[int], ends: list[int], config: TrainPrmConfig) -> LabelledIds:
+    """What the objective says of a solution; of one that is kept apart every step is scored."""
+    if config.objective == "orm" and not is_held_out(row.problem_id, config):
+        return LabelledIds(ids, ends[-1:], [float(row.labels[-1])])
+    if config.objective == "prm-soft":
+        return LabelledIds(ids, ends, [(value + 1) / 2 for value in row.values])
+    return LabelledIds(ids, ends, [float(label) for label in row.labels])
+
+
+def _trainer(
+    net: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: _Data, setup: Setup, config: TrainPrmConfig
+) -> Trainer:
+    if config.objective == "ppm":
+        return make_reward_trainer(net, tokenizer, data.pairs, setup, squash=config.squash == "loss")
+    return make_label_trainer(net, tokenizer, data.labels, setup)
+
+
+def _report(data: _Data, log: TrainLog, trained: PreTrainedModel, config: TrainPrmConfig, output: Path) -> PrmReport:
+    tokens, scale = config.batch_tokens, value_scale(config)
     return PrmReport(
-        pairs=len(data.train),
+        rows=len(data.pairs) or len(data.labels),
         dropped_too_long=data.dropped,
         tokens=log.tokens,
         updates=len(log.plan),
         seconds=log.seconds,
         first_loss=log.first_loss,
         final_loss=log.final_loss,
-        held_out=held_out,
+        held_out=pairwise_accuracy(trained, data.held_out_pairs, tokens),
+        ranking=ranking(trained, data.held_out_labels, scale=scale, batch_tokens=tokens, seed=config.seed),
         output=output,
     )
 
 
+ABOUT = {
+    "ppm": "on pairs of steps and of solutions (Bradley-Terry), as in rStar-Math (arXiv 2501.04519)",
+    "orm": "on whole solutions, right and wrong, by cross-entropy",
+    "prm-hard": "on solutions, by cross-entropy at each step's end: whether a right answer was reached from there",
+    "prm-soft": "on solutions, by cross-entropy at each step's end: its mean reward in the search",
+}
+"""By objective: what the model card says of the training."""
+
+
 def _model_card(model: str | Path, config: TrainPrmConfig, report: PrmReport) -> str:
     """README.md of a checkpoint; no clock times, so that equal trainings give equal files."""
+    learnt = LEARNT[config.objective]
+    unit = loss_unit(config)
     figures: list[tuple[str, object]] = [
-        ("pairs", report.pairs),
-        ("pairs dropped as too long", report.dropped_too_long),
+        (f"{learnt}s", report.rows),
+        (f"{learnt}s dropped as too long", report.dropped_too_long),
         ("tokens seen", report.tokens),
         ("updates", report.updates),
-        ("loss of the first update, nats a pair", f"{report.first_loss:.4f}"),
-        ("loss of the last updates, nats a pair", f"{report.final_loss:.4f}"),
+        (f"loss of the first update, nats a {unit}", f"{report.first_loss:.4f}"),
+        (f"loss of the last updates, nats a {unit}", f"{report.final_loss:.4f}"),
         *((f"held-out pairwise accuracy, {kind}", told(found)) for kind, found in (report.held_out or {}).items()),
+        *((f"held-out {name}", value) for name, value in shown(report.ranking)),
     ]
     return f"""---
 library_name: transformers
@@ -235,14 +301,14 @@ pipeline_tag: text-classification
 tags: [rstar, math, process-reward-model]
 ---
 
-# Process preference model
+# Process reward model
 
-Trained by `rstar train-prm` from `{card_base(model)}` on pairs of steps and of solutions (Bradley-Terry), as in
-rStar-Math (arXiv 2501.04519). `AutoModelForSequenceClassification` loads it; its one logit is the score of a solution
-that ends with the closing tag of a step, and tanh(score / {VALUE_SCALE[config.squash]}) its value in [-1, 1].
+Trained by `rstar train-prm` from `{card_base(model)}` {ABOUT[config.objective]}.
+`AutoModelForSequenceClassification` loads it; its one logit is the score of a solution that ends with the closing tag
+of a step, and tanh(score / {value_scale(config)}) its value in [-1, 1].
 
-Held-out accuracy is on problems whose pairs took no part in this training; the policy that it started from may have
-seen their right solutions.
+Held-out figures are on problems whose rows took no part in this training; the policy that it started from may have seen
+their right solutions.
 
 {card_table("figure", figures)}
 

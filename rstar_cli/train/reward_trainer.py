@@ -66,7 +66,7 @@ def make_reward_trainer(
     def tensors(batch: MicroBatch) -> Tensors:
         return stack([pairs[row] for row in batch], padding)
 
-    own = settings(RewardConfig, net, setup)
+    own = settings(RewardConfig, net, setup, max_length=None)
     trainer: Trainer = build(_trainer_class(squash), own, net, tokenizer, rows, tensors, setup)
     return trainer
 

@@ -34,7 +34,7 @@ def make_trainer(net: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows:
     """
     from trl import SFTConfig
 
-    own = settings(SFTConfig, net, setup, packing=False, dataset_kwargs={"skip_prepare_dataset": True})
+    own = settings(SFTConfig, net, setup, max_length=None, packing=False, dataset_kwargs={"skip_prepare_dataset": True})
     trainer: Trainer = build(_trainer_class(), own, net, tokenizer, rows, partial(_tensors, rows), setup)
     return trainer
 

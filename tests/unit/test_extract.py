@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from rstar_cli.extract import PairRule, choose, pair_rows, sft_rows, solution, step_label_rows, trajectories
+from collections import Counter
+
+from rstar_cli.extract import (
+    PairRule,
+    choose,
+    merge_rounds,
+    pair_rows,
+    sft_rows,
+    solution,
+    step_label_rows,
+    trajectories,
+)
 from rstar_cli.protocols import ExecutionResult, Grade
 from rstar_cli.records import (
     Choice,
@@ -10,6 +21,7 @@ from rstar_cli.records import (
     ExecutionStatus,
     PairRow,
     Rollout,
+    RowSegment,
     SolutionRow,
     StopReason,
     Tree,
@@ -112,6 +124,20 @@ def test_a_program_in_other_names_is_a_duplicate() -> None:
     for node, choice in ((renamed, Choice.DUPLICATE), (other, Choice.KEPT)):
         tree = TREE.model_copy(update={"nodes": (*TREE.nodes[:10], node, *TREE.nodes[11:])})
         assert choose(tree, rows(), 2)[-1].choice is choice
+
+
+def test_rounds_that_searched_the_same_problem_give_it_no_more_rows() -> None:
+    first = sft_rows(TREE, choose(TREE, rows(), 2))
+    other = first[0].model_copy(
+        update={"steps": (RowSegment(text="\nc = 9<end_of_step>"), *first[0].steps[1:]), "completion": "other"}
+    )
+    assert merge_rounds([first], 2) == (first, Counter())
+    merged, left_out = merge_rounds([first, [other, first[1]]], 2)
+    assert merged == [other, first[1]], "the later round's come first"
+    assert left_out == {Choice.SURPLUS: 1, Choice.DUPLICATE: 1}
+    assert merge_rounds([first, [other]], 0) == ([*first, other], Counter())
+    elsewhere = [row.model_copy(update={"problem_id": "q"}) for row in first]
+    assert merge_rounds([first, elsewhere], 2) == ([*first, *elsewhere], Counter())
 
 
 def test_equal_q_is_settled_by_the_prm() -> None:

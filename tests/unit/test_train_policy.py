@@ -20,6 +20,7 @@ from rstar_cli.records import RowSegment, SftRow
 from rstar_cli.tokens import IGNORED, StepTokenizer
 from rstar_cli.train import trainer
 from rstar_cli.train.batches import cut, plan_updates
+from rstar_cli.train.fit import is_held_out
 from rstar_cli.train.optimizers import linear_schedule, make_optimizer
 from rstar_cli.train.policy import TrainProgress, TrainReport, train_policy
 from tests.models import save
@@ -70,6 +71,13 @@ def weights(checkpoint: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     return {k: v for file in sorted(checkpoint.glob("*.safetensors")) for k, v in load_file(file).items()}
+
+
+def read_log(checkpoint: Path) -> list[dict[str, Any]]:
+    """The log by update, without its clock times."""
+    rows = [json.loads(line) for line in (checkpoint / "train_log.jsonl").read_text().splitlines()]
+    assert all(row.pop("seconds") > 0 for row in rows)
+    return rows
 
 
 def load(checkpoint: Path) -> Any:
@@ -162,7 +170,10 @@ def test_equal_seeds_give_equal_weights_and_files(base: Path, tmp_path: Path) ->
         fit(base, tmp_path / name, seed=seed)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(files)
+    assert {"trainer_state.json", "train_log.jsonl"} <= set(files)
+    files.remove("train_log.jsonl")
     assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
+    assert read_log(tmp_path / "a") == read_log(tmp_path / "b")
     a, c = weights(tmp_path / "a"), weights(tmp_path / "c")
     assert any(not torch.equal(a[key], c[key]) for key in a)
 
@@ -421,3 +432,73 @@ def test_updates_of_an_epoch_hold_about_equal_tokens() -> None:
     assert all(0.75 * mean < size < 1.25 * mean for size in sizes)
     padded = sum(len(batch) * max(lengths[row] for row in batch) for update in plan for batch in update)
     assert padded < 1.15 * sum(lengths)
+
+
+def other_solution(one: SftRow) -> SftRow:
+    """Of a kind that the other rows of `ROWS` make less likely once they are known by heart."""
+    steps = (RowSegment(text="\n# the answer is three times the boxes\nprint(12, 'apples in each')<end_of_code>"),)
+    return one.model_copy(update={"steps": steps})
+
+
+OVERFIT: dict[str, Any] = {
+    "held_out": 0.3,
+    "epochs": 10,
+    "learning_rate": 3e-2,
+    "dtype": "float32",
+    "rows": [other_solution(o) if is_held_out(o.problem_id, TrainPolicyConfig(held_out=0.3)) else o for o in ROWS],
+}
+"""A training whose held-out loss falls, then rises."""
+
+
+def test_the_weights_of_the_least_held_out_loss_are_kept(base: Path, tmp_path: Path) -> None:
+    report = fit(base, tmp_path / "out", **OVERFIT)
+    apart = [one for one in OVERFIT["rows"] if is_held_out(one.problem_id, TrainPolicyConfig(held_out=0.3))]
+    log = read_log(tmp_path / "out")
+    losses = {entry["update"]: entry["held_out_loss"] for entry in log}
+    assert 0 < len(apart) == report.held_out_rows < len(ROWS)
+    assert report.rows == len(ROWS) - len(apart)
+    assert len(losses) == report.updates == 20
+    assert 1 < report.kept == min(losses, key=lambda update: losses[update]) < 15
+    assert report.held_out_loss == losses[report.kept]
+    assert loss_by_hand(tmp_path / "out", apart)[0] == pytest.approx(report.held_out_loss, abs=1e-4)
+
+
+def test_patience_ends_a_training_that_gets_no_better(base: Path, tmp_path: Path) -> None:
+    whole, report = fit(base, tmp_path / "all", **OVERFIT), fit(base, tmp_path / "out", patience=3, **OVERFIT)
+    assert report.kept + 3 == report.updates < whole.updates
+    assert report.kept == whole.kept
+    assert report.tokens < whole.tokens
+    a, b = weights(tmp_path / "all"), weights(tmp_path / "out")
+    assert all((a[key] == b[key]).all() for key in a)
+
+
+def test_held_out_problems_take_no_part(base: Path, tmp_path: Path) -> None:
+    """Other rows of theirs leave the weights as they are."""
+    config = TrainPolicyConfig(held_out=0.3)
+    other = [
+        row(i + 50).model_copy(update={"problem_id": one.problem_id}) if is_held_out(one.problem_id, config) else one
+        for i, one in enumerate(ROWS)
+    ]
+    one, two = (
+        fit(base, tmp_path / name, rows, held_out=0.3, learning_rate=1e-4) for name, rows in (("a", ROWS), ("b", other))
+    )
+    assert one.kept == two.kept == one.updates
+    assert one.held_out_loss != two.held_out_loss
+    a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all((a[key] == b[key]).all() for key in a)
+    with pytest.raises(DataError, match="held out"):
+        fit(base, tmp_path / "c", [other[0]], held_out=0.999)
+
+
+def test_the_log_tells_every_update(base: Path, tmp_path: Path) -> None:
+    report = fit(base, tmp_path / "out", epochs=2, warmup=0.5)
+    log = read_log(tmp_path / "out")
+    assert [entry["update"] for entry in log] == list(range(1, 7))
+    assert log[0]["loss"] == report.first_loss
+    assert log[-1]["tokens"] == report.tokens
+    rates = [entry["learning_rate"] for entry in log]
+    assert max(rates) == rates[2] == 1e-3
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert state["global_step"] == 6
+    assert state["epoch"] == 2
+    assert [entry["step"] for entry in state["log_history"]] == list(range(1, 7))

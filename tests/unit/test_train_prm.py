@@ -17,7 +17,7 @@ from rstar_cli.jsonl import write_rows
 from rstar_cli.layout import RunDir, read_manifest, write_manifest
 from rstar_cli.options import TrainPlace
 from rstar_cli.prompts import render_prompt
-from rstar_cli.records import PairRow, RowSegment
+from rstar_cli.records import PairRow, Problem, RowSegment
 from rstar_cli.stages.common import Summary
 from rstar_cli.stages.dry_run import dry_run_train_prm
 from rstar_cli.stages.train_prm import train_prm as stage
@@ -26,7 +26,8 @@ from rstar_cli.train import reward_trainer
 from rstar_cli.train.checkpoint import load_scorer
 from rstar_cli.train.fit import TrainProgress
 from rstar_cli.train.optimizers import make_optimizer
-from rstar_cli.train.prm import PrmReport, count_updates, is_held_out, pairwise_accuracy, train_prm
+from rstar_cli.train.prm import PrmReport, count_updates, is_held_out, train_prm
+from rstar_cli.train.prm_report import pairwise_accuracy
 from rstar_cli.train.reward_trainer import TokenPair
 from tests.models import save
 
@@ -173,7 +174,7 @@ def test_held_out_accuracy_is_that_of_the_written_checkpoint(base: Path, tmp_pat
     report = fit(base, tmp_path / "out", min_updates=2, dtype="float32")
     apart = [row for row in PAIRS if is_held_out(row.problem_id, settings())]
     assert 0 < len(apart) < len(PAIRS)
-    assert report.pairs == len(PAIRS) - len(apart)
+    assert report.rows == len(PAIRS) - len(apart)
     assert report.held_out is not None
     assert set(report.held_out) == {"all", "step", "solution"}
     both = scores(tmp_path / "out", apart)
@@ -201,7 +202,7 @@ def test_equal_scores_count_half(base: Path) -> None:
 def test_without_held_out_problems_there_is_no_accuracy(base: Path, tmp_path: Path) -> None:
     report = fit(base, tmp_path / "out", held_out=0)
     assert report.held_out is None
-    assert report.pairs == len(PAIRS)
+    assert report.rows == len(PAIRS)
 
 
 def test_problems_are_held_out_whole_by_id_and_seed_alone() -> None:
@@ -268,6 +269,7 @@ def test_equal_seeds_give_equal_files(base: Path, tmp_path: Path) -> None:
         fit(base, tmp_path / name, seed=seed, optimizer="muon")
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(files)
+    files.remove("train_log.jsonl")  # tells seconds
     assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
     assert (tmp_path / "a/model.safetensors").read_bytes() != (tmp_path / "c/model.safetensors").read_bytes()
     config = json.loads((tmp_path / "a" / "config.json").read_text())
@@ -300,7 +302,7 @@ def test_pairs_with_a_long_side_are_left_out_and_counted(base: Path, tmp_path: P
     limit = sorted(lengths)[9]
     report = fit(base, tmp_path / "out", max_length=limit, held_out=0)
     kept = [length for length in lengths if length <= limit]
-    assert (report.pairs, report.dropped_too_long) == (len(kept), len(PAIRS) - len(kept))
+    assert (report.rows, report.dropped_too_long) == (len(kept), len(PAIRS) - len(kept))
     assert report.dropped_too_long > 0
 
 
@@ -434,7 +436,10 @@ def run(base: Path, tmp_path: Path) -> RunDir:
     made = RunDir.create(tmp_path / "r")
     for number in (1, 2):
         made.round(number).root.mkdir()
-        write_rows(made.round(number).pairs, PAIRS[:12] if number == 1 else PAIRS[12:])
+        pairs = PAIRS[:12] if number == 1 else PAIRS[12:]
+        known = {row.problem_id: Problem(id=row.problem_id, problem=row.prefix[0].text) for row in pairs}
+        write_rows(made.round(number).problems, known.values())
+        write_rows(made.round(number).pairs, pairs)
     shutil.copytree(base, made.round(2).policy)
     return made
 
@@ -525,7 +530,3 @@ def test_two_trainings_of_one_checkpoint_do_not_mix(tmp_path: Path) -> None:
             pass
         assert (first / "half").read_text() == "written"
     assert list(tmp_path.iterdir()) == []
-    first.mkdir()
-    (first / "left").write_text("by a killed training")
-    with workspace(tmp_path / "prm") as again:
-        assert list(again.iterdir()) == []

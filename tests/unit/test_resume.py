@@ -1,0 +1,208 @@
+"""A training that is stopped at any moment and started again ends as if it had not been stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rstar_cli.config import TrainPolicyConfig, TrainPrmConfig
+from rstar_cli.errors import StorageError
+from rstar_cli.train.policy import TrainProgress, TrainReport, train_policy
+from rstar_cli.train.prm import train_prm
+from rstar_cli.train.resume import Saves
+from tests.models import save
+from tests.unit.test_train_policy import FAST, OVERFIT, ROWS, fit, read_log, weights
+from tests.unit.test_train_prm import PAIRS
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("base"))
+
+
+class Stop:
+    """Interrupts a training within an update, and counts the updates."""
+
+    def __init__(self, update: int = 0) -> None:
+        self.update = update
+        self.seen: list[int] = []
+
+    def __call__(self, at: TrainProgress) -> None:
+        if at.update == self.update:
+            raise KeyboardInterrupt
+        self.seen.append(at.update)
+
+
+def stopped(base: Path, output: Path, update: int, **changes: Any) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(base, output, on_progress=Stop(update), save_minutes=0, **changes)
+
+
+def states(output: Path) -> set[str]:
+    return {path.name for path in (output.parent / f".{output.name}.partial" / "saved").glob("*")}
+
+
+def same(one: TrainReport, other: TrainReport) -> None:
+    assert all(
+        getattr(one, name) == getattr(other, name)
+        for name in TrainReport.__slots__
+        if name not in ("seconds", "output")
+    )
+    for name in ("README.md", "trainer_state.json", "model.safetensors", "config.json"):
+        assert (one.output / name).read_bytes() == (other.output / name).read_bytes(), name
+    assert read_log(one.output) == read_log(other.output)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "muon", "dtype": "bfloat16"},
+        {"lora_rank": 4},
+        OVERFIT,
+        {**OVERFIT, "patience": 6},
+    ],
+    ids=["adamw", "muon", "lora", "held out", "patience"],
+)
+def test_it_goes_on_where_it_was_stopped(base: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    changes = {"epochs": 4, "dtype": "float32", **changes}
+    whole = fit(base, tmp_path / "whole", **changes)
+    stopped(base, tmp_path / "parts", 4, **changes)
+    assert "3" in states(tmp_path / "parts")
+    stopped(base, tmp_path / "parts", 7, **changes)
+    later = Stop()
+    parts = fit(base, tmp_path / "parts", on_progress=later, **changes)
+    assert later.seen[0] == 7
+    same(whole, parts)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "whole"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"learning_rate": 2e-3}, {"seed": 1}, {"epochs": 3}, {"rows": ROWS[1:]}, {"base": 1}]
+)
+def test_another_training_begins_anew(base: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    stopped(base, tmp_path / "out", 5, epochs=4)
+    assert states(tmp_path / "out") == {"4"}
+    changes = {"epochs": 4, **change}
+    start = save(tmp_path / "other", seed=9) if changes.pop("base", None) else base
+    later = Stop()
+    fit(start, tmp_path / "out", changes.pop("rows", ROWS), on_progress=later, **changes)
+    assert later.seen[0] == 1
+
+
+def test_how_the_machine_is_used_may_change(base: Path, tmp_path: Path) -> None:
+    stopped(base, tmp_path / "out", 5, epochs=4, device="auto")
+    later = Stop()
+    fit(base, tmp_path / "out", on_progress=later, epochs=4, save_minutes=3.0)
+    assert later.seen[0] == 5
+
+
+def test_a_state_that_is_not_whole_is_not_gone_on_with(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is gone before the state's last byte is on the disk: in the Trainer's folder, not among the saved."""
+    whole = fit(base, tmp_path / "whole", epochs=4)
+    stopped(base, tmp_path / "parts", 3, epochs=4)
+    take = Saves.take
+
+    def torn(self: Saves, written: Path, update: int, others: Any) -> None:
+        if update == 4:
+            (written / "optimizer.pt").write_bytes(b"half")
+            raise KeyboardInterrupt
+        take(self, written, update, others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Saves, "take", torn)
+        with pytest.raises(KeyboardInterrupt):
+            fit(base, tmp_path / "parts", epochs=4, save_minutes=0)
+    assert states(tmp_path / "parts") == {"3"}
+    same(whole, fit(base, tmp_path / "parts", epochs=4))
+
+
+def test_a_short_training_saves_nothing(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Saves, "take", lambda *_: pytest.fail("saved"))
+    fit(base, tmp_path / "out", epochs=4)
+
+
+def test_a_full_disk_is_a_storage_error(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(StorageError, match="No space left"):
+        fit(base, tmp_path / "out", epochs=4, save_minutes=0)
+    assert not any(tmp_path.iterdir())
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+from rstar_cli.config import TrainPolicyConfig, TrainPrmConfig
+from rstar_cli.train.policy import train_policy
+from rstar_cli.train.prm import train_prm
+from rstar_cli.records import PairRow, SftRow
+torch.set_num_threads(1)
+stage, base, output, rows, config = sys.argv[1:]
+train, row, settings = (
+    (train_policy, SftRow, TrainPolicyConfig) if stage == "policy" else (train_prm, PairRow, TrainPrmConfig)
+)
+data = [row.model_validate_json(line) for line in Path(rows).read_text().splitlines()]
+train(data, model=base, output=Path(output), config=settings.model_validate_json(config))
+"""
+
+
+@pytest.mark.parametrize("stage", ["policy", "prm"])
+def test_killed_in_the_middle_it_ends_with_the_same_weights(base: Path, tmp_path: Path, stage: str) -> None:
+    """SIGKILL, at a moment that nobody chooses: no handler runs, no file is closed."""
+    settings: dict[str, Any] = {**FAST, "optimizer": "muon", "save_minutes": 0}
+    rows: list[Any] = ROWS if stage == "policy" else PAIRS
+    if stage == "policy":
+        config: Any = TrainPolicyConfig(**{**settings, "epochs": 20})
+        train: Any = train_policy
+    else:
+        config, train = TrainPrmConfig(**{**settings, "min_updates": 60, "epochs": 0.1}), train_prm
+    (tmp_path / "rows").write_text("\n".join(row.model_dump_json() for row in rows))
+    parts = tmp_path / "parts"
+    command = [sys.executable, "-c", SCRIPT, stage, str(base), str(parts), str(tmp_path / "rows")]
+    process = subprocess.Popen([*command, config.model_dump_json()])
+    try:
+        until = time.monotonic() + 120
+        while not any(int(name) >= 8 for name in states(parts)):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not parts.exists()
+    later = Stop()
+    train(rows, model=base, output=parts, config=config, on_progress=later)
+    assert 8 < later.seen[0] < 60
+    whole = tmp_path / "whole"
+    train(rows, model=base, output=whole, config=config.model_copy(update={"save_minutes": 10.0}))
+    one, other = weights(whole), weights(parts)
+    assert one.keys() == other.keys()
+    assert all((one[key] == other[key]).all() for key in one)
+    assert read_log(whole) == read_log(parts)
+    assert json.loads((parts / "trainer_state.json").read_text())["global_step"] == 60
