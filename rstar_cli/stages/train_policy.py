@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rstar_cli.adapters import base_of
 from rstar_cli.config import TrainPolicyConfig
 from rstar_cli.errors import DataError, UsageError
 from rstar_cli.jsonl import read_rows
@@ -135,6 +136,19 @@ def plain_files(stage: str, place: TrainPlace) -> tuple[Path, Path]:
     return place.input, place.output
 
 
+def check_adapters(model: str, config: TrainPolicyConfig) -> None:
+    """Refuse adapters upon adapters: vLLM and transformers load one layer of them.
+
+    Raises:
+        UsageError: the start has adapters, and the result is to have its own.
+    """
+    if config.lora_rank and not config.merge and base_of(model) is not None:
+        raise UsageError(
+            f"{model} is adapters itself, and --no-merge would put others upon them",
+            remedy="Train with --merge, or start from a whole model.",
+        )
+
+
 def show_on(progress: StageProgress, record: StageRecord | None) -> Callable[[TrainProgress], None]:
     """Shows a training's loss and speed, and notes its time where a manifest tells of it."""
 
@@ -157,6 +171,7 @@ def _fit(
     from rstar_cli.train.fit import is_held_out
     from rstar_cli.train.policy import train_policy
 
+    check_adapters(model_path(model), config)
     train = sum(not is_held_out(row.problem_id, config) for row in rows)
     updates = max(1, round(config.epochs * math.ceil(train / config.batch_size)))
     with StageProgress(summary.stage, updates) as progress:

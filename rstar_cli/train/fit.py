@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from rstar_cli.adapters import STEPS
 from rstar_cli.config import TrainConfig
-from rstar_cli.errors import DataError, SetupError
+from rstar_cli.errors import DataError, SetupError, UsageError
 from rstar_cli.jsonl import write_rows
 from rstar_cli.train.batches import Update, plan_updates
-from rstar_cli.train.checkpoint import BESIDE, stored_dtype
+from rstar_cli.train.checkpoint import BESIDE, Task, load_merged, stored_dtype
 from rstar_cli.train.machine import Machine
 from rstar_cli.train.optimizers import linear_schedule, make_optimizer
 from rstar_cli.train.plan_trainer import Setup
@@ -37,8 +38,9 @@ from rstar_cli.train.resume import (
 )
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, Trainer
+
+    from rstar_cli.train.checkpoint import Format
 
 LARGE = 1_000_000_000
 """Parameters from which activations are recomputed on a GPU, to save memory."""
@@ -150,13 +152,20 @@ def make_plan(lengths: Sequence[int], config: TrainConfig, epochs: float) -> lis
     )
 
 
-def loaded_dtype(config: TrainConfig, machine: Machine) -> torch.dtype | None:
+def loaded_dtype(config: TrainConfig, machine: Machine) -> Format:
     """Number format to load the weights in; None is the one they are stored in.
 
     Weights that move must be float32: at the paper's learning rate bfloat16 would round most updates away.
+
+    Raises:
+        UsageError: four bits, and no adapters to train on top of them.
     """
     import torch
 
+    if config.dtype == "4bit":
+        if not config.lora_rank:
+            raise UsageError("--dtype 4bit trains LoRA adapters alone", remedy="Give --lora-rank 16.")
+        return "4bit"
     return None if config.lora_rank and machine.bfloat16 else torch.float32
 
 
@@ -186,12 +195,13 @@ def fit(
     make_trainer: Callable[[PreTrainedModel, Setup], Trainer],
     *,
     origin: str | Path,
-    task: Literal["CAUSAL_LM", "SEQ_CLS"],
+    task: Task,
     config: TrainConfig,
     machine: Machine,
     work: Path,
     data: str,
     held_out: HeldOut | None = None,
+    merge: bool = True,
 ) -> PreTrainedModel:
     """Take a model through the log's plan, or through what an earlier process left of it.
 
@@ -209,9 +219,11 @@ def fit(
         work: the workspace of this training.
         data: `fingerprint` of the rows; only a training on the same rows is gone on with.
         held_out: rows kept apart, by whose loss the weights are chosen; None: the last weights are the result.
+        merge: merge adapters into the model.
 
     Returns:
-        The trained model, without adapters, in the number format that its origin is stored in.
+        The trained model, in the number format that its origin is stored in; with adapters only where they are not to
+        be merged.
 
     Raises:
         DataError: a loss that is not a number.
@@ -222,10 +234,11 @@ def fit(
 
     saves = Saves(work, _told(log, origin, config, data))
     try:
-        net.to(machine.device)
+        if config.dtype != "4bit":  # is there already
+            net.to(machine.device)
         torch.manual_seed(config.seed)
         if config.lora_rank:
-            net = _with_adapters(net, config.lora_rank, task)
+            net = _with_adapters(net, config, task)
         setup = _setup(net, log, config, machine, work, held_out)
         trainer = make_trainer(net, setup)
         trainer.add_callback(keeper(saves, setup.scratch, config.save_minutes, held_out))
@@ -236,9 +249,21 @@ def fit(
             remedy="Lower --batch-tokens, or give --lora-rank 16: it needs an eighth of the memory.",
         ) from error
     _write_log(trainer.state, log, work / BESIDE)
-    trained: PreTrainedModel = trainer.model.merge_and_unload() if config.lora_rank else trainer.model
-    trained.config.rstar_steps = True  # it knows the step format now: no worked examples before a problem
-    return trained.to(stored_dtype(origin))
+    trained: PreTrainedModel = _finished(trainer.model, config, merge, task, work)
+    setattr(trained.config, STEPS, True)  # it knows the step format now: no worked examples before a problem
+    return trained.to(stored_dtype(origin)) if merge else trained
+
+
+def _finished(net: Any, config: TrainConfig, merge: bool, task: Task, work: Path) -> Any:
+    """The model, its adapters merged if that is asked for: into the weights as they are stored, not into four bits."""
+    if not config.lora_rank or not merge:
+        return net
+    if config.dtype != "4bit":
+        return net.merge_and_unload()
+    net.save_pretrained(work / "adapters")
+    merged = load_merged(work / "adapters", task)
+    merged.config.get_text_config().pad_token_id = net.config.get_text_config().pad_token_id
+    return merged
 
 
 def _told(log: TrainLog, origin: str | Path, config: TrainConfig, data: str) -> dict[str, Any]:
@@ -309,12 +334,15 @@ def _setup(
     )
 
 
-def _with_adapters(net: PreTrainedModel, rank: int, task: str) -> PreTrainedModel:
+def _with_adapters(net: PreTrainedModel, config: TrainConfig, task: Task) -> PreTrainedModel:
     """LoRA (arXiv 2106.09685) on every linear layer but the head; a classifier's head is trained whole."""
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=task)
-    return get_peft_model(net, config)
+    if config.dtype == "4bit":
+        net = prepare_model_for_kbit_training(net, use_gradient_checkpointing=False)  # the Trainer sees to that
+    rank = config.lora_rank
+    adapters = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=task)
+    return get_peft_model(net, adapters)
 
 
 @contextmanager
