@@ -287,6 +287,8 @@ class TrainConfig(Settings):
     dtype: Dtype = "auto"
     """Number format of the forward pass; `4bit`: the matrices below LoRA adapters in four bits (QLoRA), which needs a
     GPU and the package bitsandbytes."""
+    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
+    """Where the losses are reported to, beside the log in the checkpoint."""
     save_minutes: float = Field(10.0, ge=0)
     """Minutes between two saved states of a training under way, from which a killed one goes on; 0: every update."""
 

@@ -18,6 +18,7 @@ from rstar_cli.records import SftRow
 from rstar_cli.report.loss import draw_loss
 from rstar_cli.stages.common import StageRecord, Summary, refuse_run_flags
 from rstar_cli.stages.contaminated import refuse_trained
+from rstar_cli.stages.push import pushed
 from rstar_cli.stages.train_files import read_sft
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> S
     summary = Summary(f"train-policy round {place.round}", files=[files.policy])
     summary.next_command = run.command("train-prm", place.round)
     if record.is_complete():
-        return record.told_again(summary)
+        return pushed(record.told_again(summary), files.policy, place)
     for number, path in rows_of.items():
         check_fresh(run, number, path)
     rows = [row for path in rows_of.values() for row in read_rows(path, SftRow)]
@@ -64,7 +65,7 @@ def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> S
     summary.figures |= {"contaminated problems": contaminated} if contaminated else {}
     record.complete(summary.figures)
     draw_loss(files.policy, "token")
-    return summary
+    return pushed(summary, files.policy, place)
 
 
 def policy_inputs(place: TrainPlace, config: TrainPolicyConfig, run: RunDir) -> tuple[dict[int, Path], Path | None]:
@@ -119,7 +120,7 @@ def _on_files(place: TrainPlace, config: TrainPolicyConfig) -> Summary:
     model = place.model or EMBEDDED
     _fit(read_sft(source, model), model, output, config, summary)
     draw_loss(output, "token")
-    return summary
+    return pushed(summary, output, place)
 
 
 def plain_files(stage: str, place: TrainPlace) -> tuple[Path, Path]:

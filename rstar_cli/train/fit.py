@@ -8,10 +8,11 @@ parameters on a CPU and one of 7 billion on a GPU take the same path.
 from __future__ import annotations
 
 import math
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -22,10 +23,11 @@ from rstar_cli.config import TrainConfig
 from rstar_cli.errors import DataError, SetupError, UsageError
 from rstar_cli.jsonl import write_rows
 from rstar_cli.train.batches import Update, plan_updates
-from rstar_cli.train.checkpoint import BESIDE, Task, load_merged, stored_dtype
+from rstar_cli.train.checkpoint import BESIDE, Task, stored_dtype
+from rstar_cli.train.lora import with_adapters, without_adapters
 from rstar_cli.train.machine import Machine
 from rstar_cli.train.optimizers import linear_schedule, make_optimizer
-from rstar_cli.train.plan_trainer import Setup
+from rstar_cli.train.plan_trainer import Report, Setup, check_reporter
 from rstar_cli.train.resume import (
     HeldOut,
     Saves,
@@ -227,18 +229,19 @@ def fit(
 
     Raises:
         DataError: a loss that is not a number.
-        SetupError: out of device memory.
+        SetupError: out of device memory, or the package that losses are reported by is not there.
         StorageError: a state can't be saved.
     """
     import torch
 
+    check_reporter(config.report_to)
     saves = Saves(work, _told(log, origin, config, data))
     try:
         if config.dtype != "4bit":  # is there already
             net.to(machine.device)
         torch.manual_seed(config.seed)
         if config.lora_rank:
-            net = _with_adapters(net, config, task)
+            net = with_adapters(net, config, task)
         setup = _setup(net, log, config, machine, work, held_out)
         trainer = make_trainer(net, setup)
         trainer.add_callback(keeper(saves, setup.scratch, config.save_minutes, held_out))
@@ -249,21 +252,9 @@ def fit(
             remedy="Lower --batch-tokens, or give --lora-rank 16: it needs an eighth of the memory.",
         ) from error
     _write_log(trainer.state, log, work / BESIDE)
-    trained: PreTrainedModel = _finished(trainer.model, config, merge, task, work)
+    trained: PreTrainedModel = without_adapters(trainer.model, config, task, work) if merge else trainer.model
     setattr(trained.config, STEPS, True)  # it knows the step format now: no worked examples before a problem
     return trained.to(stored_dtype(origin)) if merge else trained
-
-
-def _finished(net: Any, config: TrainConfig, merge: bool, task: Task, work: Path) -> Any:
-    """The model, its adapters merged if that is asked for: into the weights as they are stored, not into four bits."""
-    if not config.lora_rank or not merge:
-        return net
-    if config.dtype != "4bit":
-        return net.merge_and_unload()
-    net.save_pretrained(work / "adapters")
-    merged = load_merged(work / "adapters", task)
-    merged.config.get_text_config().pad_token_id = net.config.get_text_config().pad_token_id
-    return merged
 
 
 def _told(log: TrainLog, origin: str | Path, config: TrainConfig, data: str) -> dict[str, Any]:
@@ -331,30 +322,31 @@ def _setup(
         scratch=work / "trainer",
         on_update=log,
         held_out=held_out.batches if held_out is not None else (),
+        report=None
+        if config.report_to == "none"
+        else Report(config.report_to, _run_name(work), work / BESIDE / "runs"),
     )
 
 
-def _with_adapters(net: PreTrainedModel, config: TrainConfig, task: Task) -> PreTrainedModel:
-    """LoRA (arXiv 2106.09685) on every linear layer but the head; a classifier's head is trained whole."""
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-
-    if config.dtype == "4bit":
-        net = prepare_model_for_kbit_training(net, use_gradient_checkpointing=False)  # the Trainer sees to that
-    rank = config.lora_rank
-    adapters = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=task)
-    return get_peft_model(net, adapters)
+def _run_name(work: Path) -> str:
+    """How reports name a training: by its output's last three folders, as `mine/round_1/policy`."""
+    *_, run, number = ("", *work.absolute().parent.parts)
+    return f"{run}/{number}/{work.name[1:].removesuffix('.partial')}"
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the libraries' own bars, logs and warnings: the caller shows progress and says what matters."""
+    """Silence the libraries' own bars, logs and warnings: the caller shows progress and says what matters.
+
+    What they print nonetheless goes to stderr: stdout is for data.
+    """
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             yield
     finally:
