@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from rstar_cli.records import Isolation
 
 Device = Literal["auto", "cpu", "cuda"]
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16", "4bit"]
 
 _DEVICES = r"^(auto|cpu|cuda(:\d+)?)$"
 
@@ -147,7 +147,7 @@ class EngineConfig(Settings):
     """Steps that a solution may have."""
     device: str = Field("auto", pattern=_DEVICES)
     """Where the models run: `auto`, `cpu`, `cuda`, or `cuda:N`."""
-    dtype: Literal["auto", "float32", "bfloat16", "4bit"] = "auto"
+    dtype: Dtype = "auto"
     """Number format of the models; `4bit` needs a GPU and the package bitsandbytes."""
     batch: int = Field(0, ge=0)
     """Sequences decoded at once; 0: fits the device."""
@@ -277,7 +277,7 @@ class TrainConfig(Settings):
     warmup: float = Field(0.03, ge=0, lt=1)
     """Share of the updates in which the learning rate rises."""
     lora_rank: int = Field(0, ge=0)
-    """Rank of LoRA adapters (merged into the checkpoint); 0: full fine-tuning."""
+    """Rank of LoRA adapters; 0: full fine-tuning."""
     seed: int = Field(0, ge=0)
     """Seed of the row order, and of what is held out."""
     allow_contamination: bool = False
@@ -285,7 +285,10 @@ class TrainConfig(Settings):
     device: Device = "auto"
     """Where it trains."""
     dtype: Dtype = "auto"
-    """Number format of the forward pass."""
+    """Number format of the forward pass; `4bit`: the matrices below LoRA adapters in four bits (QLoRA), which needs a
+    GPU and the package bitsandbytes."""
+    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
+    """Where the losses are reported to, beside the log in the checkpoint."""
     save_minutes: float = Field(10.0, ge=0)
     """Minutes between two saved states of a training under way, from which a killed one goes on; 0: every update."""
 
@@ -300,6 +303,8 @@ class TrainPolicyConfig(TrainConfig):
     held_out: float = Field(0.0, ge=0, lt=1)
     """Share of the problems whose rows are kept apart: their loss is told twice an epoch, and of these weights those of
     the least loss are kept. 0: none, and the last weights are kept."""
+    merge: bool = True
+    """Merge LoRA adapters into the checkpoint; without, it holds them alone, and their base is needed beside it."""
     patience: int = Field(0, ge=0)
     """Stop after so many of these losses in a row that are no lower than the least; 0: never."""
 

@@ -72,6 +72,8 @@ class TrainPlace(RunPlace):
     """Checkpoint to start from instead of the run's base (policy) or the round's policy (PRM)."""
     output: Path | None = None
     """Directory of the trained checkpoint."""
+    push_to_hub: str | None = None
+    """Upload the checkpoint to this repository of the Hugging Face hub, OWNER/NAME: private where it is new."""
 
 
 class EvaluatePlace(RunPlace):

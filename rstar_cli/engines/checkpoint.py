@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rstar_cli.adapters import base_of, merge
 from rstar_cli.cores import leave_one_core
 from rstar_cli.errors import SetupError
 from rstar_cli.tokens import StepTokenizer
@@ -49,7 +50,7 @@ def load(model: str | Path, device: str, dtype: str, task: Task | type = "Causal
     """Load a model and its tokenizer, weights from safetensors alone, code from transformers and from here alone.
 
     Args:
-        model: a checkpoint directory or a hub id.
+        model: a checkpoint directory, one of LoRA adapters (which are merged into their base), or a hub id.
         device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`. On a CPU, PyTorch leaves one core to the
             sandbox.
         dtype: `auto` (bfloat16 on a GPU, float32 on a CPU), `float32`, `bfloat16` or `4bit` (the layers' matrices in
@@ -76,10 +77,13 @@ def _load_model(model: str | Path, device: str, dtype: str, task: Task | type) -
     kind: Any = task if isinstance(task, type) else getattr(transformers, f"AutoModelFor{task}")
     remedy = PUBLISHED if isinstance(task, type) else _REMEDIES[task]
     more = four_bits(device) if dtype == "4bit" else {}
+    base = base_of(model)
+    if base is not None and more:
+        raise SetupError(f"{model}: adapters are not put upon four bits", remedy="Train with --merge, or merge them.")
     try:
         loaded, report = kind.from_pretrained(
-            str(model),
-            config=_config(model),
+            str(base or model),
+            config=_config(base or model),
             dtype=number_format(device, dtype),
             use_safetensors=True,
             trust_remote_code=False,
@@ -89,6 +93,7 @@ def _load_model(model: str | Path, device: str, dtype: str, task: Task | type) -
         # transformers only warns of these, and goes on with random weights
         if lacking := sorted(report["missing_keys"]):
             raise ValueError(f"it lacks {len(lacking)} weight(s), {lacking[0]} the first")
+        loaded = loaded if base is None else merge(loaded, model)
         return (loaded if more else loaded.to(device)).eval()
     except torch.OutOfMemoryError as error:
         raise SetupError(

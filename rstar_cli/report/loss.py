@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def draw_loss(checkpoint: Path, unit: str) -> Path:
 
 
 def _smoothed(losses: Sequence[float]) -> list[float]:
-    """Exponential mean over a twentieth of the updates, without the pull of its first value."""
-    keep = 1 - 1 / max(1.0, len(losses) / 20)
-    sums = accumulate(losses, lambda mean, loss: keep * mean + (1 - keep) * loss, initial=0.0)
-    return [total / (1 - keep**n) for n, total in enumerate(list(sums)[1:], 1)]
+    """Mean of the losses around each: of a twentieth of them all."""
+    beside = len(losses) // 40
+    around = [losses[max(0, i - beside) : i + beside + 1] for i in range(len(losses))]
+    return [sum(near) / len(near) for near in around]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rstar_cli import __version__
+from rstar_cli.adapters import STEPS
 from rstar_cli.config import EngineConfig, GradingConfig, SandboxConfig, SearchConfig
 from rstar_cli.errors import UsageError
 from rstar_cli.grader import LENIENT, STRICT, Grader
@@ -208,10 +209,11 @@ def few_shot_of(config: EngineConfig, model: str) -> int:
 
 
 def knows_steps(model: str) -> bool:
-    """Whether a checkpoint was trained on the step format: its config says `rstar_steps`."""
-    file = Path(model_path(model)) / "config.json"
+    """Whether a checkpoint was trained on the step format: its config, or that of its adapters, says `rstar_steps`."""
+    path = Path(model_path(model))
+    file = next((file for file in (path / "adapter_config.json", path / "config.json") if file.exists()), path)
     try:
-        return bool(json.loads(file.read_bytes()).get("rstar_steps"))
+        return bool(json.loads(file.read_bytes()).get(STEPS))
     except (OSError, ValueError, AttributeError):
         return False  # a hub id, or no checkpoint: loading it will say so
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rstar_cli.adapters import base_of
 from rstar_cli.config import TrainPolicyConfig
 from rstar_cli.errors import DataError, UsageError
 from rstar_cli.extract import merge_rounds
@@ -18,6 +19,7 @@ from rstar_cli.records import SftRow
 from rstar_cli.report.loss import draw_loss
 from rstar_cli.stages.common import StageRecord, Summary, refuse_run_flags
 from rstar_cli.stages.contaminated import refuse_trained
+from rstar_cli.stages.push import pushed
 from rstar_cli.stages.train_files import read_sft
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> S
     summary = Summary(f"train-policy round {place.round}", files=[files.policy])
     summary.next_command = run.command("train-prm", place.round)
     if record.is_complete():
-        return record.told_again(summary)
+        return pushed(record.told_again(summary), files.policy, place)
     for number, path in rows_of.items():
         check_fresh(run, number, path)
     rows, left_out = merge_rounds([list(read_rows(path, SftRow)) for path in rows_of.values()], _top(run, rows_of))
@@ -65,7 +67,7 @@ def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> S
     summary.figures |= {"contaminated problems": contaminated} if contaminated else {}
     record.complete(summary.figures)
     draw_loss(files.policy, "token")
-    return summary
+    return pushed(summary, files.policy, place)
 
 
 def _top(run: RunDir, rounds: Iterable[int]) -> int:
@@ -126,7 +128,7 @@ def _on_files(place: TrainPlace, config: TrainPolicyConfig) -> Summary:
     model = place.model or EMBEDDED
     _fit(read_sft(source, model), model, output, config, summary)
     draw_loss(output, "token")
-    return summary
+    return pushed(summary, output, place)
 
 
 def plain_files(stage: str, place: TrainPlace) -> tuple[Path, Path]:
@@ -141,6 +143,19 @@ def plain_files(stage: str, place: TrainPlace) -> tuple[Path, Path]:
     if place.output.exists():
         raise UsageError(f"{place.output} exists already", remedy="Give a new --output.")
     return place.input, place.output
+
+
+def check_adapters(model: str, config: TrainPolicyConfig) -> None:
+    """Refuse adapters upon adapters: vLLM and transformers load one layer of them.
+
+    Raises:
+        UsageError: the start has adapters, and the result is to have its own.
+    """
+    if config.lora_rank and not config.merge and base_of(model) is not None:
+        raise UsageError(
+            f"{model} is adapters itself, and --no-merge would put others upon them",
+            remedy="Train with --merge, or start from a whole model.",
+        )
 
 
 def show_on(progress: StageProgress, record: StageRecord | None) -> Callable[[TrainProgress], None]:
@@ -165,6 +180,7 @@ def _fit(
     from rstar_cli.train.fit import is_held_out
     from rstar_cli.train.policy import train_policy
 
+    check_adapters(model_path(model), config)
     train = sum(not is_held_out(row.problem_id, config) for row in rows)
     updates = max(1, round(config.epochs * math.ceil(train / config.batch_size)))
     with StageProgress(summary.stage, updates) as progress:

@@ -17,6 +17,7 @@ from rstar_cli.records import PairRow, StepLabelRow
 from rstar_cli.report.loss import draw_loss
 from rstar_cli.stages.common import StageRecord, Summary
 from rstar_cli.stages.contaminated import refuse_trained
+from rstar_cli.stages.push import pushed
 from rstar_cli.stages.train_files import read_pairs, read_step_labels
 from rstar_cli.stages.train_policy import check_fresh, plain_files, show_on
 from rstar_cli.train import prm, prm_report
@@ -38,7 +39,7 @@ def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> 
         model = place.model or EMBEDDED
         _fit(read_plain(source, model, config), model, output, config, summary)
         draw_loss(output, prm.loss_unit(config))
-        return summary
+        return pushed(summary, output, place)
     files = run.round(place.round)
     sources, policy = prm_inputs(place, config, run)
     model = place.model or run.policy_name(place.round)
@@ -50,7 +51,7 @@ def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> 
     if record.is_complete():
         record.told_again(summary)
         summary.figures = _figures(summary.data)
-        return summary
+        return pushed(summary, files.prm, place)
     for number, paths in sources.items():
         for path in paths:
             check_fresh(run, number, path)
@@ -70,7 +71,7 @@ def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> 
     summary.figures = _figures(summary.data)
     record.complete(summary.data)
     draw_loss(files.prm, prm.loss_unit(config))
-    return summary
+    return pushed(summary, files.prm, place)
 
 
 _KINDS: dict[str, type[PrmRow]] = {"pairs.jsonl": PairRow, "step_labels.jsonl": StepLabelRow}

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+from rstar_cli.adapters import STEPS, base_of, merge
 from rstar_cli.errors import LockedError, SetupError, StorageError
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    Format = torch.dtype | Literal["4bit"] | None
 
-def load_model(model: str | Path, *, dtype: torch.dtype | None, attention: str) -> PreTrainedModel:
+
+def load_model(model: str | Path, *, dtype: Format, attention: str) -> PreTrainedModel:
     """Load a causal language model: safetensors only, and never the code that a checkpoint may bring.
 
     Args:
-        model: checkpoint directory or hub id.
-        dtype: of the weights in memory; None keeps the checkpoint's own.
+        model: checkpoint directory, one of LoRA adapters (which are merged into their base), or hub id.
+        dtype: of the weights in memory; None keeps the checkpoint's own, `4bit` quantises all matrices but heads and
+            embeddings.
         attention: name of the attention function.
 
     Raises:
@@ -30,12 +35,20 @@ def load_model(model: str | Path, *, dtype: torch.dtype | None, attention: str) 
     """
     from transformers import AutoModelForCausalLM
 
-    loaded: PreTrainedModel = _load(AutoModelForCausalLM, model, dtype=dtype, attention=attention)
-    return loaded
+    return cast("PreTrainedModel", _load(AutoModelForCausalLM, model, dtype=dtype, attention=attention)[0])
+
+
+def load_merged(adapters: Path, task: Task) -> PreTrainedModel:
+    """The base of a training's adapters as it is stored, on the CPU, with the adapters merged into it."""
+    import transformers
+
+    kind = {"CAUSAL_LM": transformers.AutoModelForCausalLM, "SEQ_CLS": transformers.AutoModelForSequenceClassification}
+    labels = {"num_labels": 1, "problem_type": "regression"} if task == "SEQ_CLS" else {}
+    return cast("PreTrainedModel", _load(kind[task], adapters, dtype=None, attention="sdpa", **labels)[0])
 
 
 def load_scorer(
-    model: str | Path, tokenizer: PreTrainedTokenizerBase, *, dtype: torch.dtype | None, attention: str
+    model: str | Path, tokenizer: PreTrainedTokenizerBase, *, dtype: Format, attention: str
 ) -> PreTrainedModel:
     """Load a language model with a head of one score, read at a row's last token; as careful as `load_model`.
 
@@ -44,7 +57,7 @@ def load_scorer(
     Args:
         model: checkpoint directory or hub id, of a causal language model or of a scorer.
         tokenizer: of the model; one and the same padding token is set in both.
-        dtype: of the weights in memory; None keeps the checkpoint's own. The head is float32: it always moves.
+        dtype: as of `load_model`. The head is float32: it always moves.
         attention: name of the attention function.
 
     Raises:
@@ -52,19 +65,18 @@ def load_scorer(
     """
     from transformers import AutoModelForSequenceClassification
 
-    net, info = _load(
+    net, lacking = _load(
         AutoModelForSequenceClassification,
         model,
         dtype=dtype,
         attention=attention,
         num_labels=1,
         problem_type="regression",  # pipelines hand out the score itself, not its sigmoid
-        output_loading_info=True,
     )
     if not hasattr(net, "score"):
         raise SetupError(f"no head of one score fits {model}", remedy="Start from a causal language model.")
     net.score.float()
-    if "score.weight" in info["missing_keys"]:
+    if "score.weight" in lacking:
         net.score.weight.data.zero_()
     _set_padding(net, tokenizer, model)
     return cast("PreTrainedModel", net)
@@ -87,18 +99,22 @@ def _set_padding(net: Any, tokenizer: PreTrainedTokenizerBase, model: str | Path
     )
 
 
-def _load(kind: Any, model: str | Path, *, dtype: torch.dtype | None, attention: str, **more: object) -> Any:
+def _load(kind: Any, model: str | Path, *, dtype: Format, attention: str, **more: object) -> tuple[Any, set[str]]:
+    """A model, adapters merged into it, and the weights that its checkpoint lacks."""
     from safetensors import SafetensorError
 
+    base = base_of(model)
     try:
-        return kind.from_pretrained(
-            str(model),
-            dtype="auto" if dtype is None else dtype,
+        net, info = kind.from_pretrained(
+            str(base or model),
+            **({"dtype": "auto" if dtype is None else dtype} if dtype != "4bit" else _four_bits()),
             attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
             **more,
         )
+        return (net if base is None else merge(net, model)), set(info["missing_keys"])
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SetupError(
@@ -106,6 +122,21 @@ def _load(kind: Any, model: str | Path, *, dtype: torch.dtype | None, attention:
             remedy="Give a checkpoint directory with config.json and safetensors, or a hub id that this machine can "
             "reach. Checkpoints that need their own code are not run.",
         ) from error
+
+
+def _four_bits() -> dict[str, Any]:
+    """How `from_pretrained` is told of QLoRA's format (arXiv 2305.14314): NF4, with scales that are quantised, too."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=["lm_head", "score"],  # heads stay as they are (the name is bitsandbytes')
+    )
+    return {"quantization_config": settings, "dtype": torch.bfloat16, "device_map": {"": "cuda"}}
 
 
 def stored_dtype(model: str | Path) -> torch.dtype:
@@ -118,7 +149,7 @@ def stored_dtype(model: str | Path) -> torch.dtype:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(str(model), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(str(base_of(model) or model), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SetupError(
@@ -130,6 +161,8 @@ def stored_dtype(model: str | Path) -> torch.dtype:
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
+Task = Literal["CAUSAL_LM", "SEQ_CLS"]
+"""A kind of model, as LoRA's library calls it."""
 SAVED = "saved"
 """In a workspace, the folder of a training's saved states (see `resume.py`)."""
 BESIDE = "beside"
@@ -192,6 +225,7 @@ def save_checkpoint(
     fresh, old = work / "checkpoint", work / "replaced"
     try:
         model.save_pretrained(fresh)
+        _mark_adapters(fresh)
         tokenizer.save_pretrained(fresh)
         (fresh / "README.md").write_text(card, encoding="utf-8")
         for path in (work / BESIDE).glob("*"):
@@ -208,6 +242,13 @@ def save_checkpoint(
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise StorageError(f"{output}: {reason}", remedy="Free space or give another --output.") from error
+
+
+def _mark_adapters(checkpoint: Path) -> None:
+    """Adapters come without the config.json of their base, so their own says what that one would."""
+    file = checkpoint / "adapter_config.json"
+    if file.exists():
+        file.write_text(json.dumps({**json.loads(file.read_bytes()), STEPS: True}, indent=2, sort_keys=True) + "\n")
 
 
 def sync(path: Path) -> None:

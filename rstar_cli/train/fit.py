@@ -8,23 +8,26 @@ parameters on a CPU and one of 7 billion on a GPU take the same path.
 from __future__ import annotations
 
 import math
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from rstar_cli.adapters import STEPS
 from rstar_cli.config import TrainConfig
-from rstar_cli.errors import DataError, SetupError
+from rstar_cli.errors import DataError, SetupError, UsageError
 from rstar_cli.jsonl import write_rows
 from rstar_cli.train.batches import Update, plan_updates
-from rstar_cli.train.checkpoint import BESIDE, stored_dtype
+from rstar_cli.train.checkpoint import BESIDE, Task, stored_dtype
+from rstar_cli.train.lora import with_adapters, without_adapters
 from rstar_cli.train.machine import Machine
 from rstar_cli.train.optimizers import linear_schedule, make_optimizer
-from rstar_cli.train.plan_trainer import Setup
+from rstar_cli.train.plan_trainer import Report, Setup, check_reporter
 from rstar_cli.train.resume import (
     HeldOut,
     Saves,
@@ -37,8 +40,9 @@ from rstar_cli.train.resume import (
 )
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, Trainer
+
+    from rstar_cli.train.checkpoint import Format
 
 LARGE = 1_000_000_000
 """Parameters from which activations are recomputed on a GPU, to save memory."""
@@ -150,13 +154,20 @@ def make_plan(lengths: Sequence[int], config: TrainConfig, epochs: float) -> lis
     )
 
 
-def loaded_dtype(config: TrainConfig, machine: Machine) -> torch.dtype | None:
+def loaded_dtype(config: TrainConfig, machine: Machine) -> Format:
     """Number format to load the weights in; None is the one they are stored in.
 
     Weights that move must be float32: at the paper's learning rate bfloat16 would round most updates away.
+
+    Raises:
+        UsageError: four bits, and no adapters to train on top of them.
     """
     import torch
 
+    if config.dtype == "4bit":
+        if not config.lora_rank:
+            raise UsageError("--dtype 4bit trains LoRA adapters alone", remedy="Give --lora-rank 16.")
+        return "4bit"
     return None if config.lora_rank and machine.bfloat16 else torch.float32
 
 
@@ -186,12 +197,13 @@ def fit(
     make_trainer: Callable[[PreTrainedModel, Setup], Trainer],
     *,
     origin: str | Path,
-    task: Literal["CAUSAL_LM", "SEQ_CLS"],
+    task: Task,
     config: TrainConfig,
     machine: Machine,
     work: Path,
     data: str,
     held_out: HeldOut | None = None,
+    merge: bool = True,
 ) -> PreTrainedModel:
     """Take a model through the log's plan, or through what an earlier process left of it.
 
@@ -209,23 +221,27 @@ def fit(
         work: the workspace of this training.
         data: `fingerprint` of the rows; only a training on the same rows is gone on with.
         held_out: rows kept apart, by whose loss the weights are chosen; None: the last weights are the result.
+        merge: merge adapters into the model.
 
     Returns:
-        The trained model, without adapters, in the number format that its origin is stored in.
+        The trained model, in the number format that its origin is stored in; with adapters only where they are not to
+        be merged.
 
     Raises:
         DataError: a loss that is not a number.
-        SetupError: out of device memory.
+        SetupError: out of device memory, or the package that losses are reported by is not there.
         StorageError: a state can't be saved.
     """
     import torch
 
+    check_reporter(config.report_to)
     saves = Saves(work, _told(log, origin, config, data))
     try:
-        net.to(machine.device)
+        if config.dtype != "4bit":  # is there already
+            net.to(machine.device)
         torch.manual_seed(config.seed)
         if config.lora_rank:
-            net = _with_adapters(net, config.lora_rank, task)
+            net = with_adapters(net, config, task)
         setup = _setup(net, log, config, machine, work, held_out)
         trainer = make_trainer(net, setup)
         trainer.add_callback(keeper(saves, setup.scratch, config.save_minutes, held_out))
@@ -236,9 +252,9 @@ def fit(
             remedy="Lower --batch-tokens, or give --lora-rank 16: it needs an eighth of the memory.",
         ) from error
     _write_log(trainer.state, log, work / BESIDE)
-    trained: PreTrainedModel = trainer.model.merge_and_unload() if config.lora_rank else trainer.model
-    trained.config.rstar_steps = True  # it knows the step format now: no worked examples before a problem
-    return trained.to(stored_dtype(origin))
+    trained: PreTrainedModel = without_adapters(trainer.model, config, task, work) if merge else trainer.model
+    setattr(trained.config, STEPS, True)  # it knows the step format now: no worked examples before a problem
+    return trained.to(stored_dtype(origin)) if merge else trained
 
 
 def _told(log: TrainLog, origin: str | Path, config: TrainConfig, data: str) -> dict[str, Any]:
@@ -306,27 +322,31 @@ def _setup(
         scratch=work / "trainer",
         on_update=log,
         held_out=held_out.batches if held_out is not None else (),
+        report=None
+        if config.report_to == "none"
+        else Report(config.report_to, _run_name(work), work / BESIDE / "runs"),
     )
 
 
-def _with_adapters(net: PreTrainedModel, rank: int, task: str) -> PreTrainedModel:
-    """LoRA (arXiv 2106.09685) on every linear layer but the head; a classifier's head is trained whole."""
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=task)
-    return get_peft_model(net, config)
+def _run_name(work: Path) -> str:
+    """How reports name a training: by its output's last three folders, as `mine/round_1/policy`."""
+    *_, run, number = ("", *work.absolute().parent.parts)
+    return f"{run}/{number}/{work.name[1:].removesuffix('.partial')}"
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the libraries' own bars, logs and warnings: the caller shows progress and says what matters."""
+    """Silence the libraries' own bars, logs and warnings: the caller shows progress and says what matters.
+
+    What they print nonetheless goes to stderr: stdout is for data.
+    """
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             yield
     finally:

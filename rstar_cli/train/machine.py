@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from rstar_cli.cores import leave_one_core
@@ -36,10 +37,11 @@ def find_machine(device: Device, dtype: Dtype) -> Machine:
     """Choose the device and number format.
 
     `auto` takes the GPU where there is one, and bfloat16 where the device multiplies it natively. On a CPU with
-    AVX512-BF16 that is 1.5 times as fast as float32 for the embedded model, at equal loss.
+    AVX512-BF16 that is 1.5 times as fast as float32 for the embedded model, at equal loss. `4bit` is a format of stored
+    weights: it computes in bfloat16.
 
     Raises:
-        SetupError: no such device, or several training processes.
+        SetupError: no such device, several training processes, or four bits without a GPU or bitsandbytes.
     """
     import torch
 
@@ -50,14 +52,27 @@ def find_machine(device: Device, dtype: Dtype) -> Machine:
         )
     if device == "cuda" and not torch.cuda.is_available():
         raise SetupError("no CUDA device is there", remedy="Leave out --device, or give --device cpu.")
+    if dtype == "4bit":
+        _check_four_bits(device)
     if device != "cpu" and torch.cuda.is_available():
-        return Machine("cuda", dtype == "bfloat16" or (dtype == "auto" and torch.cuda.is_bf16_supported()), "sdpa")
+        return Machine(
+            "cuda", dtype in ("bfloat16", "4bit") or (dtype == "auto" and torch.cuda.is_bf16_supported()), "sdpa"
+        )
     leave_one_core()
     has = torch.cpu.get_capabilities()
     native = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
     if dtype == "bfloat16" or (dtype == "auto" and native):
         return Machine("cpu", True, _register_float32_attention())
     return Machine("cpu", False, "sdpa")
+
+
+def _check_four_bits(device: Device) -> None:
+    import torch
+
+    if device == "cpu" or not torch.cuda.is_available():
+        raise SetupError("--dtype 4bit needs a GPU", remedy="Give --dtype bfloat16, or a smaller model.")
+    if find_spec("bitsandbytes") is None:
+        raise SetupError("--dtype 4bit needs the package bitsandbytes", remedy="Run: pip install bitsandbytes")
 
 
 def _register_float32_attention() -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rstar_cli.errors import StorageError
+from rstar_cli.errors import SetupError, StorageError
 from rstar_cli.train.batches import MicroBatch, Update
 from rstar_cli.train.machine import Machine
 
@@ -24,6 +26,31 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """Where losses are reported to.
+
+    Attributes:
+        to: a package that the Trainer knows: `tensorboard`, `trackio` or `wandb`.
+        name: of the training there.
+        folder: for TensorBoard's files, where $TENSORBOARD_LOGGING_DIR names no other.
+    """
+
+    to: str
+    name: str
+    folder: Path
+
+
+def check_reporter(package: str) -> None:
+    """Refuse a reporter that is not installed.
+
+    Raises:
+        SetupError: tells the command that installs it.
+    """
+    if package != "none" and find_spec(package) is None:
+        raise SetupError(f"--report-to {package} needs the package {package}", remedy=f"Run: pip install {package}")
+
+
+@dataclass(frozen=True, slots=True)
 class Setup:
     """How to train, whatever the loss.
 
@@ -36,7 +63,7 @@ class Setup:
         scratch: directory for the trainer's own use.
         on_update: is told each update's loss, nats, before the weights move; gives what the log tells beside it.
         held_out: rows kept apart, whose loss `evaluate` computes.
-        report: where losses are reported to, and under which name; None: nowhere.
+        report: where losses are reported to; None: nowhere.
     """
 
     plan: Sequence[Update]
@@ -47,7 +74,7 @@ class Setup:
     scratch: Path
     on_update: Callable[[float], dict[str, float]]
     held_out: Update = ()
-    report: tuple[str, str] | None = None
+    report: Report | None = None
 
 
 class Planned(ABC):
@@ -174,6 +201,7 @@ def build(
         setup: how to train.
     """
     from transformers import PrinterCallback
+    from transformers.integrations import TensorBoardCallback
 
     trainer = kind(
         model=net,
@@ -187,6 +215,9 @@ def build(
     trainer.held_out = Updates([setup.held_out], tensors)
     trainer.on_update = setup.on_update
     trainer.remove_callback(PrinterCallback)  # it prints to stdout
+    for callback in trainer.callback_handler.callbacks:
+        if setup.report is not None and isinstance(callback, TensorBoardCallback):
+            callback.logging_dir = callback.logging_dir or str(setup.report.folder)
     return trainer
 
 
@@ -219,9 +250,12 @@ def settings(kind: Any, net: PreTrainedModel, setup: Setup, **own: object) -> An
     return made
 
 
-def _reported(report: tuple[str, str] | None) -> dict[str, str]:
+def _reported(report: Report | None) -> dict[str, str]:
     """Settings of the Trainer that say where losses are reported to."""
-    return {"report_to": "none"} if report is None else {"report_to": report[0], "run_name": report[1]}
+    if report is None:
+        return {"report_to": "none"}
+    os.environ.setdefault("WANDB_PROJECT", "rstar")  # it has no other way to be told
+    return {"report_to": report.to, "project": "rstar", "run_name": report.name}
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:

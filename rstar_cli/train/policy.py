@@ -128,6 +128,7 @@ def train_policy(
             work=work,
             data=fingerprint(data.ids, data.labels),
             held_out=_held_out(data, config, len(plan)),
+            merge=config.merge or not config.lora_rank,
         )
         report = _report(data, log, output)
         save_checkpoint(trained, tokenizer.hf, _model_card(model, config, report), work=work, output=output)

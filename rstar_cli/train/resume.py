@@ -20,7 +20,7 @@ from typing import Any
 from rstar_cli.jsonl import digest
 from rstar_cli.layout import write_bytes
 from rstar_cli.train.batches import Update
-from rstar_cli.train.checkpoint import SAVED, sync
+from rstar_cli.train.checkpoint import BESIDE, SAVED, sync
 
 SAVING_SHARE = 0.05
 """Share of the time that saving takes at most: the state of a 7B model has 84 GB."""
@@ -57,7 +57,7 @@ class Saves:
         told = json.dumps(training, sort_keys=True).encode()
         same = name.exists() and name.read_bytes() == told
         for left in work.iterdir():
-            if not (same and left in (self._folder, name)):
+            if not (same and left in (self._folder, name, work / BESIDE)):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         write_bytes(name, told)
 
