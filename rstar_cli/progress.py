@@ -8,6 +8,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from rstar_cli.ranks import is_main
+
 HEARTBEAT_SECONDS = 10.0
 """Between two lines where there is no terminal."""
 
@@ -23,7 +25,7 @@ class StageProgress:
     """
 
     def __init__(self, title: str, total: int, *, done: int = 0, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(stderr=True, quiet=not is_main())
         self._title = title
         self._total = total
         self._done = done

@@ -10,6 +10,7 @@ import typer
 
 from rstar_cli.layout import RunDir
 from rstar_cli.options import EvolvePlace, Place
+from rstar_cli.ranks import is_main
 
 if TYPE_CHECKING:
     from rstar_cli.rounds import Outcome
@@ -22,7 +23,9 @@ def note(text: str) -> None:
 
 
 def show(place: Place, summary: Summary) -> None:
-    """Show a stage's summary: a table on stderr, or one JSON object on stdout."""
+    """Show a stage's summary, once for all processes: a table on stderr, or one JSON object on stdout."""
+    if not is_main():
+        return
     if place.json_:
         report = {
             "stage": summary.stage,

@@ -64,7 +64,7 @@ def _trainer_class() -> Any:
             with _only(head, learnt):
                 output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
             loss = cross_entropy(output.logits.float(), targets[learnt], reduction="sum")
-            return loss / max(1, num_items_in_batch)
+            return loss / (num_items_in_batch or 1)
 
     return PlanTrainer
 
