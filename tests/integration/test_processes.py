@@ -57,7 +57,7 @@ def compare(one: Path, two: Path, start: Path) -> None:
     assert len(log_of(one)) == len(log_of(two)) > 3
     for alone, shared in zip(log_of(one), log_of(two), strict=True):
         assert alone["tokens"] == shared["tokens"]
-        assert shared["loss"] == pytest.approx(alone["loss"], rel=2e-3, abs=1e-5)
+        assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-2, abs=1e-5)
         assert shared["grad_norm"] == pytest.approx(alone["grad_norm"], rel=2e-2)
     first, other = log_of(one)[0], log_of(two)[0]
     assert other["loss"] == pytest.approx(first["loss"], rel=1e-5)
