@@ -30,11 +30,12 @@ from rstar_cli.options import (
     GeneratePlace,
     Place,
     RunPlace,
+    ShowPlace,
     TrainPlace,
     VerifyPlace,
     flags,
 )
-from rstar_cli.screen import note, show, show_curve, tell_stage
+from rstar_cli.screen import note, show, show_curve, show_search, tell_stage
 
 if TYPE_CHECKING:
     from rstar_cli.stages.common import Summary
@@ -194,6 +195,20 @@ def init(
     """Make a run from a recipe. A stage makes one from the default recipe by itself where there is none."""
     made = RunDir.create(run or default_run(), recipe)
     note(f"The run's recipe is {made.root / 'recipe.toml'}\nnext: {made.command('generate', 1)}")
+
+
+@app.command("show", rich_help_panel="Around the rounds")
+@flags(ShowPlace)
+def show_tree(place: ShowPlace, _given: dict[str, Any]) -> None:
+    """Show the search of one problem: in the terminal, or as a page with a replay of its rollouts.
+
+    [dim]rstar show --round 2 --problem 7 --best-path[/dim]
+
+    [dim]rstar show --round 2 --problem 7 --html tree.html[/dim]
+    """
+    from rstar_cli.stages.show import find_tree
+
+    show_search(place, find_tree(place))
 
 
 @problems_app.command("make")

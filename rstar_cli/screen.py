@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import orjson
 import typer
 
-from rstar_cli.layout import RunDir
-from rstar_cli.options import EvolvePlace, Place
+from rstar_cli.layout import RunDir, write_bytes
+from rstar_cli.options import EvolvePlace, Place, ShowPlace
 
 if TYPE_CHECKING:
+    from rstar_cli.report.tree import Shown
     from rstar_cli.rounds import Outcome
     from rstar_cli.stages.common import Summary
 
@@ -60,6 +61,22 @@ def _print_summary(summary: Summary) -> None:
         console.print(f"{'there:' if summary.done_before else 'wrote'} {path}", markup=False, soft_wrap=True)
     if summary.next_command:
         console.print(f"next: {summary.next_command}", markup=False, soft_wrap=True, style="bold")
+
+
+def show_search(place: ShowPlace, shown: Shown) -> None:
+    """Show a search tree: on stdout, or as a page that is written."""
+    from rich.console import Console
+
+    from rstar_cli.report.tree import best_text, page_data, tree_page, tree_text
+
+    if place.html is not None:
+        write_bytes(place.html, tree_page(shown).encode())
+        note(f"wrote {place.html}")
+    if place.json_:
+        sys.stdout.buffer.write(orjson.dumps(page_data(shown), option=orjson.OPT_INDENT_2) + b"\n")
+    elif place.html is None:
+        text = best_text(shown) if place.best_path else tree_text(shown, place.depth)
+        Console(highlight=False).print(text)
 
 
 def tell_stage(summary: Summary) -> None:
