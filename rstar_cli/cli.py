@@ -29,13 +29,14 @@ from rstar_cli.options import (
     EvolvePlace,
     GeneratePlace,
     Place,
+    ReportPlace,
     RunPlace,
     ShowPlace,
     TrainPlace,
     VerifyPlace,
     flags,
 )
-from rstar_cli.screen import note, show, show_curve, show_search, tell_stage
+from rstar_cli.screen import note, show, show_curve, show_report, show_search, tell_stage
 
 if TYPE_CHECKING:
     from rstar_cli.stages.common import Summary
@@ -195,6 +196,16 @@ def init(
     """Make a run from a recipe. A stage makes one from the default recipe by itself where there is none."""
     made = RunDir.create(run or default_run(), recipe)
     note(f"The run's recipe is {made.root / 'recipe.toml'}\nnext: {made.command('generate', 1)}")
+
+
+@app.command(rich_help_panel="Around the rounds")
+@flags(ReportPlace)
+def report(place: ReportPlace, _given: dict[str, Any]) -> None:
+    """Write what a run did and what came of it: report.html, which opens in any browser, report.json, and figures.
+
+    [dim]rstar report --run runs/mine[/dim]
+    """
+    show_report(place, RunDir.open(place.run_dir, create=False))
 
 
 @app.command("show", rich_help_panel="Around the rounds")

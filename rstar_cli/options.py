@@ -105,11 +105,21 @@ class EvolvePlace(Place):
         return self.run or default_run()
 
 
-class ShowPlace(Place):
-    """Which tree `show` shows, and how."""
+class ReportPlace(Place):
+    """What `report` reports on."""
 
     run: Path | None = None
     """Directory of the run. [default: $RSTAR_RUN, else runs/default]"""
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's directory."""
+        return self.run or default_run()
+
+
+class ShowPlace(ReportPlace):
+    """Which tree `show` shows, and how."""
+
     round: int = Field(1, ge=1)
     """Round of self-training."""
     trees: Path | None = None
@@ -122,11 +132,6 @@ class ShowPlace(Place):
     """Steps below the problem that are shown. [default: all]"""
     html: Path | None = None
     """Write the tree as a page instead, which opens in any browser and needs no network."""
-
-    @property
-    def run_dir(self) -> Path:
-        """The run's directory."""
-        return self.run or default_run()
 
 
 class BenchPlace(Place):

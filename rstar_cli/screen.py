@@ -9,7 +9,7 @@ import orjson
 import typer
 
 from rstar_cli.layout import RunDir, write_bytes
-from rstar_cli.options import EvolvePlace, Place, ShowPlace
+from rstar_cli.options import EvolvePlace, Place, ReportPlace, ShowPlace
 
 if TYPE_CHECKING:
     from rstar_cli.report.tree import Shown
@@ -89,13 +89,32 @@ def tell_stage(summary: Summary) -> None:
         console.print(f"{'':22} {note}", style="yellow", markup=False, soft_wrap=True)
 
 
+def show_report(place: ReportPlace, run: RunDir) -> None:
+    """Write the report anew as JSON, page and figures, and show the curve."""
+    from rstar_cli.report import collect, curve_table, draw_curve, write_report
+    from rstar_cli.report.page import write_page
+
+    report = collect(run)
+    written = [write_report(run), write_page(run), *draw_curve(report, run.figures)]
+    if place.json_:
+        sys.stdout.buffer.write(orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    console.print(curve_table(report))
+    for path in written:
+        console.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
 def show_curve(place: EvolvePlace, run: RunDir, outcome: Outcome, seconds: dict[str, float]) -> None:
     """End the loop: the curve on stderr, or the report on stdout; the figures drawn."""
     from rstar_cli.report import collect, curve_table, draw_curve, write_report
+    from rstar_cli.report.page import write_page
 
     write_report(run)
     report = collect(run)
-    drawn = draw_curve(report, run.figures)
+    drawn = [write_page(run), *draw_curve(report, run.figures)]
     if place.json_:
         told = {"ended": outcome.ended, "why": outcome.why, "seconds": seconds, "report": report}
         sys.stdout.buffer.write(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")

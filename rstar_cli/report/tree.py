@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
-import orjson
 from rich.console import Group
 from rich.syntax import Syntax
 from rich.text import Text
@@ -15,6 +13,7 @@ from rich.tree import Tree as Branches
 
 from rstar_cli.prompts import parse_step
 from rstar_cli.records import Problem, StopReason, Tree, TreeNode, Verdict
+from rstar_cli.report.page import as_json, assemble
 
 _MARKS = {
     StopReason.STEP: "",
@@ -72,10 +71,7 @@ def code_of(tree: Tree, node: TreeNode) -> str:
 
 def tree_page(shown: Shown) -> str:
     """The page of a tree: one HTML file that needs nothing else."""
-    page = resources.files("rstar_cli").joinpath("report/page")
-    html, style, script = (page.joinpath(f"tree.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
-    data = orjson.dumps(page_data(shown)).decode().replace("<", "\\u003c")  # no text may end the script element
-    return html.replace("/*STYLE*/", style).replace("/*SCRIPT*/", script).replace("/*DATA*/", data)
+    return assemble("tree", DATA=as_json(page_data(shown)))
 
 
 def page_data(shown: Shown) -> dict[str, Any]:
