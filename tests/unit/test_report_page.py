@@ -48,7 +48,7 @@ def run(tmp_path: Path) -> RunDir:
             write_rows(files.trees, [TREE])
             write_rows(files.solutions, choose(TREE, rows(), 2))
             write_rows(
-                files.evaluations / "test.samples.jsonl", [scored(0.8, True), scored(0.7, False), scored(-1, False)]
+                files.evaluations / "test.samples.jsonl", [scored(0.7, True), scored(0.62, False), scored(-1, False)]
             )
     return run
 
@@ -78,7 +78,7 @@ def test_what_is_gathered(run: RunDir) -> None:
         Choice.DUPLICATE: 1,
         Choice.SURPLUS: 0,
     }
-    assert first["calibration"] == [(0.0, 0.0, 1), (pytest.approx(0.825), 0.5, 2)]
+    assert first["calibration"] == [(0.0, 0.0, 1), (pytest.approx(0.83), 0.5, 2)]
     assert first["stages"]["generate"] == {"seconds": 60.0, "tokens": 1234, "status": ""}
     assert {(c["stage"], c["setting"]) for c in found["changed"]} == {
         ("evaluate test greedy", "rollouts"),
