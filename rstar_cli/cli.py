@@ -200,6 +200,15 @@ def init(
 
 @app.command(rich_help_panel="Around the rounds")
 @flags(ReportPlace)
+def status(place: ReportPlace, _given: dict[str, Any]) -> None:
+    """Tell what a run has done, what it is doing now, and the next command."""
+    from rstar_cli.stages.status import status as stage
+
+    show(place, stage(RunDir.open(place.run_dir, create=False)))
+
+
+@app.command(rich_help_panel="Around the rounds")
+@flags(ReportPlace)
 def report(place: ReportPlace, _given: dict[str, Any]) -> None:
     """Write what a run did and what came of it: report.html, which opens in any browser, report.json, and figures.
 

@@ -106,7 +106,7 @@ class EvolvePlace(Place):
 
 
 class ReportPlace(Place):
-    """What `report` reports on."""
+    """The run that `report` and `status` look at."""
 
     run: Path | None = None
     """Directory of the run. [default: $RSTAR_RUN, else runs/default]"""
