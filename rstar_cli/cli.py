@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from rstar_cli import __version__
+from rstar_cli.cli_bench import bench_app
 from rstar_cli.config import (
     EvaluateConfig,
     EvolveConfig,
@@ -24,22 +25,18 @@ from rstar_cli.config import (
 from rstar_cli.errors import RstarError, SetupError, UsageError
 from rstar_cli.layout import EMBEDDED, RunDir, default_run
 from rstar_cli.options import (
-    BenchBudgetPlace,
-    BenchEnginePlace,
-    BenchGraderPlace,
-    BenchPlace,
-    BenchSearchPlace,
-    BenchTrainPlace,
     EvaluatePlace,
     EvolvePlace,
     GeneratePlace,
     Place,
+    ReportPlace,
     RunPlace,
+    ShowPlace,
     TrainPlace,
     VerifyPlace,
     flags,
 )
-from rstar_cli.screen import note, show, show_curve, tell_stage
+from rstar_cli.screen import note, show, show_curve, show_report, show_search, tell_stage
 
 if TYPE_CHECKING:
     from rstar_cli.stages.common import Summary
@@ -53,7 +50,6 @@ app = typer.Typer(
 )
 problems_app = typer.Typer(no_args_is_help=True, help="Make, import and list problems.")
 app.add_typer(problems_app, name="problems", rich_help_panel="Around the rounds")
-bench_app = typer.Typer(no_args_is_help=True, help="Measure a part's throughput on this machine.")
 app.add_typer(bench_app, name="bench", rich_help_panel="Around the rounds")
 
 
@@ -202,6 +198,39 @@ def init(
     note(f"The run's recipe is {made.root / 'recipe.toml'}\nnext: {made.command('generate', 1)}")
 
 
+@app.command(rich_help_panel="Around the rounds")
+@flags(ReportPlace)
+def status(place: ReportPlace, _given: dict[str, Any]) -> None:
+    """Tell what a run has done, what it is doing now, and the next command."""
+    from rstar_cli.stages.status import status as stage
+
+    show(place, stage(RunDir.open(place.run_dir, create=False)))
+
+
+@app.command(rich_help_panel="Around the rounds")
+@flags(ReportPlace)
+def report(place: ReportPlace, _given: dict[str, Any]) -> None:
+    """Write what a run did and what came of it: report.html, which opens in any browser, report.json, and figures.
+
+    [dim]rstar report --run runs/mine[/dim]
+    """
+    show_report(place, RunDir.open(place.run_dir, create=False))
+
+
+@app.command("show", rich_help_panel="Around the rounds")
+@flags(ShowPlace)
+def show_tree(place: ShowPlace, _given: dict[str, Any]) -> None:
+    """Show the search of one problem: in the terminal, or as a page with a replay of its rollouts.
+
+    [dim]rstar show --round 2 --problem 7 --best-path[/dim]
+
+    [dim]rstar show --round 2 --problem 7 --html tree.html[/dim]
+    """
+    from rstar_cli.stages.show import find_tree
+
+    show_search(place, find_tree(place))
+
+
 @problems_app.command("make")
 def problems_make(
     output: Annotated[str, typer.Option(help="File for the rows; - is stdout.")],
@@ -255,86 +284,6 @@ def doctor(place: Place, _given: dict[str, Any]) -> None:
     _show(place, Summary("doctor", found.figures(), notes=found.remedies, data=found.data()))
     if found.failure:
         raise SetupError(found.failure)
-
-
-@bench_app.command("sandbox")
-@flags(BenchPlace)
-def bench_sandbox(place: BenchPlace, _given: dict[str, Any]) -> None:
-    """Measure the sandbox: starts, programs and steps a second, against prefix replay and fresh processes."""
-    from rstar_cli.bench.figures import describe, warnings
-    from rstar_cli.bench.sandbox import measure
-    from rstar_cli.stages.common import Summary
-
-    report = measure(place.workers, place.programs)
-    _show(place, Summary("bench sandbox", describe(report), notes=warnings(report), data=report))
-
-
-@bench_app.command("search")
-@flags(BenchSearchPlace)
-def bench_search(place: BenchSearchPlace, _given: dict[str, Any]) -> None:
-    """Measure what a search costs beside engine and sandbox: CPU and memory a node, and memory along a long queue.
-
-    [dim]rstar bench search --problems 20000[/dim]
-    """
-    from rstar_cli.bench.search import describe, measure
-    from rstar_cli.stages.common import Summary
-
-    report = measure(place.trees, place.problems)
-    _show(place, Summary("bench search", dict(describe(report)), data=report))
-
-
-@bench_app.command("engine")
-@flags(BenchEnginePlace)
-def bench_engine(place: BenchEnginePlace, _given: dict[str, Any]) -> None:
-    """Measure how much of the engine's decode speed a search keeps, and the engine beside model.generate."""
-    from rstar_cli.bench.engine import describe, measure
-    from rstar_cli.stages.common import Summary
-
-    report = measure(place)
-    _show(place, Summary("bench engine", dict(describe(report)), data=report))
-
-
-@bench_app.command("budget")
-@flags(BenchBudgetPlace)
-def bench_budget(place: BenchBudgetPlace, _given: dict[str, Any]) -> None:
-    """Measure what each search method finds for equal generated tokens, with intervals and a plot.
-
-    [dim]rstar bench budget --count 500 --levels 3-5 --plot curves.svg[/dim]
-    """
-    from rstar_cli.bench.budget import bench
-    from rstar_cli.bench.budget_figures import describe
-    from rstar_cli.stages.common import Summary
-
-    report, files = bench(place)
-    _show(place, Summary("bench budget", dict(describe(report)), files=files, data=report))
-
-
-@bench_app.command("train")
-@flags(BenchTrainPlace)
-def bench_train(place: BenchTrainPlace, _given: dict[str, Any]) -> None:
-    """Measure the speed of train-policy beside a plain PyTorch loop and TRL's default settings, on the same rows."""
-    from rstar_cli.bench.train import describe, measure
-    from rstar_cli.stages.common import Summary
-
-    report = measure(place)
-    _show(place, Summary("bench train", dict(describe(report)), data=report))
-
-
-@bench_app.command("grader")
-@flags(BenchGraderPlace)
-def bench_grader(place: BenchGraderPlace, _given: dict[str, Any]) -> None:
-    """Measure the grader on labelled cases, side by side with math-verify.
-
-    [dim]rstar bench grader --cases cases.jsonl[/dim]    rows: gold, pred, label, perhaps kind and debatable
-    """
-    from rstar_cli.bench.grader import describe, measure, read_cases
-    from rstar_cli.grader import LENIENT, STRICT
-    from rstar_cli.stages.common import Summary
-
-    if place.cases is None:
-        raise UsageError("no cases to grade", remedy="Give --cases FILE.")
-    report = measure(read_cases(place.cases), LENIENT if place.lenient else STRICT, place.timeout)
-    _show(place, Summary("bench grader", describe(report), data=report, columns=("rstar", "math-verify")))
 
 
 def _open(

@@ -18,6 +18,10 @@ from rstar_cli.recipe import Recipe, load_recipe
 
 EMBEDDED = "embedded"
 """Name of the packaged tiny model."""
+ROUND_FOLDER = "round_"
+"""What the folders of rounds are called, before their number."""
+PROGRESS = "progress.json"
+"""The file of a run that tells what it is doing."""
 
 
 def model_path(name: str) -> str:
@@ -133,17 +137,22 @@ class RunDir:
 
     def round(self, number: int) -> RoundDir:
         """The files of a round."""
-        return RoundDir(self.root / f"round_{number}", number)
+        return RoundDir(self.root / f"{ROUND_FOLDER}{number}", number)
 
     def rounds(self) -> list[RoundDir]:
         """The rounds that have a folder, in order."""
-        numbers = (path.name.removeprefix("round_") for path in self.root.glob("round_*"))
+        numbers = (path.name.removeprefix(ROUND_FOLDER) for path in self.root.glob(f"{ROUND_FOLDER}*"))
         return [self.round(number) for number in sorted(int(text) for text in numbers if text.isdecimal())]
 
     @property
     def report(self) -> Path:
         """What was measured, round by round."""
         return self.root / "report.json"
+
+    @property
+    def progress(self) -> Path:
+        """What it is doing; there while a stage is at work."""
+        return self.root / PROGRESS
 
     @property
     def figures(self) -> Path:

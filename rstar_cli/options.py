@@ -105,6 +105,35 @@ class EvolvePlace(Place):
         return self.run or default_run()
 
 
+class ReportPlace(Place):
+    """The run that `report` and `status` look at."""
+
+    run: Path | None = None
+    """Directory of the run. [default: $RSTAR_RUN, else runs/default]"""
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's directory."""
+        return self.run or default_run()
+
+
+class ShowPlace(ReportPlace):
+    """Which tree `show` shows, and how."""
+
+    round: int = Field(1, ge=1)
+    """Round of self-training."""
+    trees: Path | None = None
+    """A file of trees instead of a round's."""
+    problem: str | None = None
+    """Id of the problem, or its number in the file. [default: the first]"""
+    best_path: bool = False
+    """Only the best solution, with all its code and output."""
+    depth: int | None = Field(None, ge=1)
+    """Steps below the problem that are shown. [default: all]"""
+    html: Path | None = None
+    """Write the tree as a page instead, which opens in any browser and needs no network."""
+
+
 class BenchPlace(Place):
     """How much `bench` measures."""
 

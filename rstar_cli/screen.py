@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import orjson
 import typer
 
-from rstar_cli.layout import RunDir
-from rstar_cli.options import EvolvePlace, Place
+from rstar_cli.layout import RunDir, write_bytes
+from rstar_cli.options import EvolvePlace, Place, ReportPlace, ShowPlace
 from rstar_cli.ranks import is_main
 
 if TYPE_CHECKING:
+    from rstar_cli.report.tree import Shown
     from rstar_cli.rounds import Outcome
     from rstar_cli.stages.common import Summary
 
@@ -65,6 +66,22 @@ def _print_summary(summary: Summary) -> None:
         console.print(f"next: {summary.next_command}", markup=False, soft_wrap=True, style="bold")
 
 
+def show_search(place: ShowPlace, shown: Shown) -> None:
+    """Show a search tree: on stdout, or as a page that is written."""
+    from rich.console import Console
+
+    from rstar_cli.report.tree import best_text, page_data, tree_page, tree_text
+
+    if place.html is not None:
+        write_bytes(place.html, tree_page(shown).encode())
+        note(f"wrote {place.html}")
+    if place.json_:
+        sys.stdout.buffer.write(orjson.dumps(page_data(shown), option=orjson.OPT_INDENT_2) + b"\n")
+    elif place.html is None:
+        text = best_text(shown) if place.best_path else tree_text(shown, place.depth)
+        Console(highlight=False).print(text)
+
+
 def tell_stage(summary: Summary) -> None:
     """A line on stderr for a stage of the loop."""
     from rich.console import Console
@@ -75,13 +92,32 @@ def tell_stage(summary: Summary) -> None:
         console.print(f"{'':22} {note}", style="yellow", markup=False, soft_wrap=True)
 
 
+def show_report(place: ReportPlace, run: RunDir) -> None:
+    """Write the report anew as JSON, page and figures, and show the curve."""
+    from rstar_cli.report import collect, curve_table, draw_curve, write_report
+    from rstar_cli.report.page import write_page
+
+    report = collect(run)
+    written = [write_report(run), write_page(run), *draw_curve(report, run.figures)]
+    if place.json_:
+        sys.stdout.buffer.write(orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    console.print(curve_table(report))
+    for path in written:
+        console.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
 def show_curve(place: EvolvePlace, run: RunDir, outcome: Outcome, seconds: dict[str, float]) -> None:
     """End the loop: the curve on stderr, or the report on stdout; the figures drawn."""
     from rstar_cli.report import collect, curve_table, draw_curve, write_report
+    from rstar_cli.report.page import write_page
 
     write_report(run)
     report = collect(run)
-    drawn = draw_curve(report, run.figures)
+    drawn = [write_page(run), *draw_curve(report, run.figures)]
     if place.json_:
         told = {"ended": outcome.ended, "why": outcome.why, "seconds": seconds, "report": report}
         sys.stdout.buffer.write(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rstar_cli.layout import write_bytes
 from rstar_cli.report.collect import series, shown_methods
 
-_COLOURS = {
+COLOURS = {
     "greedy": "#0072B2",
     "mcts": "#D55E00",
     "swor": "#8C3B00",
@@ -26,7 +26,7 @@ _COLOURS = {
 }
 """By kind of method: the palette of Okabe & Ito (2008), told apart under every common colour blindness; the tree
 searches beside `mcts`, of which a figure rarely has more than one, in shades of its colour and in greys."""
-_INK, _SOFT, _GREY, _FAINT = "#222222", "#5A5A5A", "#8A8A8A", "#E6E6E6"
+INK, SOFT, _GREY, FAINT = "#222222", "#5A5A5A", "#8A8A8A", "#E6E6E6"
 _MARKERS = "s^vDPX<>"
 _DASHES = ((4.0, 2.0), (1.2, 1.4), (6.0, 2.0, 1.2, 2.0))
 _WIDEST = 17
@@ -34,11 +34,11 @@ _WIDEST = 17
 _STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure on every machine
     "font.size": 9,
-    "text.color": _INK,
+    "text.color": INK,
     "axes.edgecolor": _GREY,
-    "axes.labelcolor": _SOFT,
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
+    "axes.labelcolor": SOFT,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
     "svg.hashsalt": "rstar",  # else the ids in an SVG are drawn at random
 }
 
@@ -76,16 +76,25 @@ def draw_curve(report: dict[str, Any], folder: Path) -> list[Path]:
     """
     if not report["sets"]:
         return []
+    paths = [folder / "accuracy_by_round.svg", folder / "accuracy_by_round.png"]
+    for path in paths:
+        write_bytes(path, _drawn(report, path.suffix[1:]))
+    return paths
+
+
+def draw_figure(report: dict[str, Any]) -> str:
+    """The same as SVG text; its words are text, too, and it has no background."""
+    return _drawn(report, "svg", {"svg.fonttype": "none", "savefig.transparent": True}).decode()
+
+
+def _drawn(report: dict[str, Any], kind: str, more: dict[str, Any] | None = None) -> bytes:
     from matplotlib import style
 
-    paths = [folder / "accuracy_by_round.svg", folder / "accuracy_by_round.png"]
-    with style.context(["default", _STYLE]):  # whatever the user's own matplotlibrc says
-        figure = _figure(report)
-        for path in paths:
-            drawn = io.BytesIO()
-            figure.savefig(drawn, format=path.suffix[1:], dpi=200, metadata={"Date": None} if path is paths[0] else {})
-            write_bytes(path, drawn.getvalue())
-    return paths
+    with style.context(["default", _STYLE, more or {}]):  # whatever the user's own matplotlibrc says
+        drawn = io.BytesIO()
+        metadata = {"Date": None} if kind == "svg" else {}
+        _figure(report).savefig(drawn, format=kind, dpi=200, metadata=metadata)
+    return drawn.getvalue()
 
 
 def _figure(report: dict[str, Any]) -> Any:
@@ -110,11 +119,11 @@ def _figure(report: dict[str, Any]) -> Any:
     axes.set(xlim=(-0.25, last + 0.25), ylim=(0, 100), xlabel="round of self-training (0: the base)")
     axes.set_xticks(range(last + 1))
     axes.set_yticks(range(0, 101, 20), [f"{tick} %" for tick in range(0, 101, 20)])
-    axes.grid(axis="y", color=_FAINT, linewidth=0.8)
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.tick_params(length=0, pad=6)
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.text(0.025, 0.925, f"Accuracy on {main} by round", size=13, weight="bold")
-    figure.text(0.025, 0.868, _about(report, main), color=_SOFT)
+    figure.text(0.025, 0.868, _about(report, main), color=SOFT)
     _key(figure, groups)
     return figure
 
@@ -139,7 +148,7 @@ def _measured(report: dict[str, Any], name: str) -> list[_Line]:
         below = [100 * max(0.0, share - low) for share, (low, _) in pairs]
         above = [100 * max(0.0, high - share) for share, (_, high) in pairs]
         style = {
-            "color": _COLOURS[method.partition("@")[0]],
+            "color": COLOURS[method.partition("@")[0]],
             "linewidth": 2.2 if method == "greedy" else 1.4,
             "marker": "o",
             "markersize": 5 if method == "greedy" else 4,
@@ -150,7 +159,7 @@ def _measured(report: dict[str, Any], name: str) -> list[_Line]:
 
 
 def _others(report: dict[str, Any], names: Sequence[str]) -> list[_Line]:
-    style = {"color": _COLOURS["greedy"], "linewidth": 0.8, "markersize": 4, "markerfacecolor": "white"}
+    style = {"color": COLOURS["greedy"], "linewidth": 0.8, "markersize": 4, "markerfacecolor": "white"}
     return [
         _Line(name, _percent(series(report, name, "greedy")), None, {**style, "marker": marker})
         for name, marker in zip(names, cycle(_MARKERS), strict=False)
@@ -180,7 +189,7 @@ def _key(figure: Any, groups: dict[str, list[_Line]]) -> None:
     rows = sum(len(lines) + 1.7 for lines in filled.values())
     step = 0.78 / max(rows, 17)
     left, right, height = 0.735, 0.975, 0.8
-    figure.text(right, height + step, "last round, %", ha="right", va="center_baseline", size=7.5, color=_SOFT)
+    figure.text(right, height + step, "last round, %", ha="right", va="center_baseline", size=7.5, color=SOFT)
     for heading, lines in filled.items():
         figure.text(left, height, heading, va="center_baseline", weight="bold", size=8.5)
         for line in lines:

@@ -17,7 +17,16 @@ from rstar_cli.config import EngineConfig, GradingConfig, SandboxConfig, SearchC
 from rstar_cli.errors import UsageError
 from rstar_cli.grader import LENIENT, STRICT, Grader
 from rstar_cli.jsonl import digest
-from rstar_cli.layout import EMBEDDED, check_unchanged, make_folder, model_path, read_manifest, write_manifest
+from rstar_cli.layout import (
+    EMBEDDED,
+    PROGRESS,
+    ROUND_FOLDER,
+    check_unchanged,
+    make_folder,
+    model_path,
+    read_manifest,
+    write_manifest,
+)
 from rstar_cli.prompts import render_prompt
 from rstar_cli.protocols import EngineInfo, Policy, StepScorer
 from rstar_cli.ranks import is_main
@@ -150,6 +159,12 @@ class StageRecord:
         """(tokens generated, seconds) that earlier calls have spent."""
         tokens, seconds = self._earlier
         return tokens.get("generated", 0), seconds
+
+    @property
+    def progress(self) -> Path | None:
+        """Where a run tells what it is doing; None outside a run."""
+        folder = self._manifest.parent
+        return folder.parent / PROGRESS if folder.name.startswith(ROUND_FOLDER) else None
 
     def tick(self, generated: int = 0) -> None:
         """Note now and then what this call has spent so far: tokens generated, and its time."""

@@ -250,7 +250,7 @@ def _solve(
         todo = [p for p in task.problems if p.id not in journal.done]
         before = len(task.problems) - len(todo)
         right = solved = 0
-        with StageProgress(title, len(task.problems), done=before) as progress:
+        with StageProgress(title, len(task.problems), done=before, file=record.progress) as progress:
             for row in task.solve(todo, tools, config, lazy.few_shot, models.seed, spent):
                 journal.append(row)
                 solved += 1

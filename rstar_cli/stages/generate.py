@@ -198,7 +198,7 @@ def _search(task: _Task, config: GenerateConfig, record: StageRecord, title: str
         before = len(task.problems) - len(todo)
         sandbox = stack.enter_context(open_sandbox(config, tree=True))
         grader = stack.enter_context(open_grader(config))
-        progress = stack.enter_context(StageProgress(title, len(task.problems), done=before))
+        progress = stack.enter_context(StageProgress(title, len(task.problems), done=before, file=record.progress))
         policy = stack.enter_context(closing(open_policy(config, task.model, task.problems, task.few_shot)))
         scorer = stack.enter_context(closing(open_scorer(config, task.prm))) if task.prm is not None else None
         record.served_by(policy.info)

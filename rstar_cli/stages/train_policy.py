@@ -188,7 +188,8 @@ def _fit(
     check_adapters(model_path(model), config)
     train = sum(not is_held_out(row.problem_id, config) for row in rows)
     updates = max(1, round(config.epochs * math.ceil(train / config.batch_size)))
-    with StageProgress(summary.stage, updates) as progress:
+    file = record.progress if record is not None else None
+    with StageProgress(summary.stage, updates, file=file) as progress:
         report = train_policy(
             rows, model=model_path(model), output=output, config=config, on_progress=show_on(progress, record)
         )

@@ -129,7 +129,8 @@ def _fit(
     summary: Summary,
     record: StageRecord | None = None,
 ) -> None:
-    with StageProgress(summary.stage, prm.count_updates(rows, config)) as progress:
+    file = record.progress if record is not None else None
+    with StageProgress(summary.stage, prm.count_updates(rows, config), file=file) as progress:
         show = show_on(progress, record)
         report = prm.train_prm(rows, model=model_path(model), output=output, config=config, on_progress=show)
     learnt = prm.LEARNT[config.objective]

@@ -49,7 +49,7 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
         write = [stack.enter_context(replacing(path)) for path in outputs]
         sandbox = stack.enter_context(open_sandbox(config))
         grader = stack.enter_context(open_grader(config))
-        progress = stack.enter_context(StageProgress(summary.stage, len(gold)))
+        progress = stack.enter_context(StageProgress(summary.stage, len(gold), file=record.progress))
         for tree, found in verified(read_rows(files.trees, Tree), gold, sandbox, grader):
             solutions = choose(tree, found, config.top)
             rows: list[Sequence[Row]] = [

@@ -127,8 +127,8 @@ def test_a_prms_adapters_hold_its_head(base: Path, tmp_path: Path) -> None:
 
 
 def test_adapters_upon_adapters_are_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    place = TrainPlace(input=tmp_path / "rows", output=tmp_path / "out", model=str(trained[1]))
-    (tmp_path / "rows").write_text("\n".join(row.model_dump_json() for row in ROWS))
+    place = TrainPlace(input=tmp_path / "rows.jsonl", output=tmp_path / "out", model=str(trained[1]))
+    (tmp_path / "rows.jsonl").write_text("\n".join(row.model_dump_json() for row in ROWS))
     with pytest.raises(UsageError, match="adapters itself"):
         train(place, TrainPolicyConfig(**{**LORA, "merge": False}), None)
 

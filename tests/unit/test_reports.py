@@ -19,6 +19,7 @@ from rstar_cli.errors import SetupError
 from rstar_cli.jsonl import write_rows
 from rstar_cli.layout import RunDir
 from rstar_cli.options import TrainPlace
+from rstar_cli.records import Problem
 from rstar_cli.stages.train_policy import train
 from rstar_cli.train.policy import TrainProgress
 from tests.models import save
@@ -173,6 +174,7 @@ def run(base: Path, tmp_path: Path) -> RunDir:
     (tmp_path / "recipe.toml").write_text(f'[run]\nbase = "{base}"\n[eval.test]\ncount = 1\n')
     made = RunDir.create(tmp_path / "run", tmp_path / "recipe.toml")
     made.round(1).root.mkdir(parents=True)
+    write_rows(made.round(1).problems, [Problem(id=row.problem_id, problem=row.prompt) for row in ROWS])
     write_rows(made.round(1).sft, ROWS)
     return made
 

@@ -15,9 +15,11 @@ import pytest
 
 from rstar_cli.config import TrainPolicyConfig, TrainPrmConfig
 from rstar_cli.errors import StorageError
+from rstar_cli.jsonl import write_rows
 from rstar_cli.train.policy import TrainProgress, TrainReport, train_policy
 from rstar_cli.train.prm import train_prm
 from rstar_cli.train.resume import Saves
+from tests.helpers import rstar
 from tests.models import save
 from tests.unit.test_train_policy import FAST, OVERFIT, ROWS, fit, read_log, weights
 from tests.unit.test_train_prm import PAIRS
@@ -154,38 +156,17 @@ def test_a_full_disk_is_a_storage_error(base: Path, tmp_path: Path, monkeypatch:
     assert not any(tmp_path.iterdir())
 
 
-SCRIPT = """
-import json, sys
-from pathlib import Path
-import torch
-from rstar_cli.config import TrainPolicyConfig, TrainPrmConfig
-from rstar_cli.train.policy import train_policy
-from rstar_cli.train.prm import train_prm
-from rstar_cli.records import PairRow, SftRow
-torch.set_num_threads(1)
-stage, base, output, rows, config = sys.argv[1:]
-train, row, settings = (
-    (train_policy, SftRow, TrainPolicyConfig) if stage == "policy" else (train_prm, PairRow, TrainPrmConfig)
-)
-data = [row.model_validate_json(line) for line in Path(rows).read_text().splitlines()]
-train(data, model=base, output=Path(output), config=settings.model_validate_json(config))
-"""
-
-
-@pytest.mark.parametrize("stage", ["policy", "prm"])
+@pytest.mark.parametrize("stage", ["train-policy", pytest.param("train-prm", marks=pytest.mark.slow)])
 def test_killed_in_the_middle_it_ends_with_the_same_weights(base: Path, tmp_path: Path, stage: str) -> None:
     """SIGKILL, at a moment that nobody chooses: no handler runs, no file is closed."""
-    settings: dict[str, Any] = {**FAST, "optimizer": "muon", "save_minutes": 0}
-    rows: list[Any] = ROWS if stage == "policy" else PAIRS
-    if stage == "policy":
-        config: Any = TrainPolicyConfig(**{**settings, "epochs": 20})
-        train: Any = train_policy
-    else:
-        config, train = TrainPrmConfig(**{**settings, "min_updates": 60, "epochs": 0.1}), train_prm
-    (tmp_path / "rows").write_text("\n".join(row.model_dump_json() for row in rows))
-    parts = tmp_path / "parts"
-    command = [sys.executable, "-c", SCRIPT, stage, str(base), str(parts), str(tmp_path / "rows")]
-    process = subprocess.Popen([*command, config.model_dump_json()])
+    rows: list[Any] = ROWS if stage == "train-policy" else PAIRS
+    own = {"epochs": 20} if stage == "train-policy" else {"epochs": 0.1, "min_updates": 60}
+    settings: dict[str, Any] = {**FAST, "optimizer": "muon", **own}
+    write_rows(tmp_path / "rows.jsonl", rows)
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    command = [stage, "--input", "rows.jsonl", "--model", str(base), "--output", "parts", "--save-minutes=0", *flags]
+    process = subprocess.Popen([sys.executable, "-m", "rstar_cli", *command], cwd=tmp_path, stderr=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 120
         while not any(int(name) >= 8 for name in states(parts)):
@@ -196,13 +177,21 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights(base: Path, tmp_path
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not parts.exists()
-    later = Stop()
-    train(rows, model=base, output=parts, config=config, on_progress=later)
-    assert 8 < later.seen[0] < 60
-    whole = tmp_path / "whole"
-    train(rows, model=base, output=whole, config=config.model_copy(update={"save_minutes": 10.0}))
+    done = max(map(int, states(parts)))
+    assert 8 <= done < 60
+    saved = (tmp_path / ".parts.partial" / "saved" / str(done) / "trainer_state.json").read_bytes()
+    assert json.loads(saved)["global_step"] == done
+    rstar(*command, cwd=tmp_path)
+    if stage == "train-policy":
+        train_policy(rows, model=base, output=whole, config=TrainPolicyConfig(**settings))
+    else:
+        train_prm(rows, model=base, output=whole, config=TrainPrmConfig(**settings))
     one, other = weights(whole), weights(parts)
     assert one.keys() == other.keys()
     assert all((one[key] == other[key]).all() for key in one)
     assert read_log(whole) == read_log(parts)
-    assert json.loads((parts / "trainer_state.json").read_text())["global_step"] == 60
+    assert len(read_log(parts)) == 60
+    seconds = [json.loads(line)["seconds"] for line in (parts / "train_log.jsonl").read_text().splitlines()]
+    assert seconds == sorted(seconds)
+    before = [entry["seconds"] for entry in json.loads(saved)["log_history"] if "loss" in entry]
+    assert seconds[:done] == before  # these updates were not done again

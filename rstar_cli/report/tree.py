@@ -1,0 +1,199 @@
+"""One search tree to look at: as plain data, in the terminal, and as a page that opens from the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group
+from rich.syntax import Syntax
+from rich.text import Text
+from rich.tree import Tree as Branches
+
+from rstar_cli.prompts import parse_step
+from rstar_cli.records import Problem, StopReason, Tree, TreeNode, Verdict
+from rstar_cli.report.page import as_json, assemble
+
+_MARKS = {
+    StopReason.STEP: "",
+    StopReason.CODE: "program closed",
+    StopReason.FAILED: "failed",
+    StopReason.MALFORMED: "no step",
+    StopReason.DUPLICATE: "duplicate",
+    StopReason.DEPTH: "depth limit",
+}
+_VALID = (StopReason.STEP, StopReason.CODE, StopReason.ANSWER, StopReason.DEPTH)
+_STYLES = {Verdict.CORRECT: "bold green", Verdict.INCORRECT: "bold red", Verdict.NO_ANSWER: "bold red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What is shown: a tree, its problem where that is known, and how it was searched.
+
+    Attributes:
+        tree: the search.
+        problem: its statement and gold answer; None: not known.
+        settings: of the search, as a manifest holds them; empty: not known.
+        name: where it comes from, such as `round 2`.
+    """
+
+    tree: Tree
+    problem: Problem | None
+    settings: Mapping[str, Any]
+    name: str
+
+
+def best_leaf(tree: Tree) -> TreeNode | None:
+    """The answer of the best solution: a right one, then by highest PRM value, then Q, then age; None: no answer."""
+    answers = [node for node in tree.nodes if node.stop is StopReason.ANSWER and node.visits]
+    return max(
+        answers,
+        key=lambda n: (n.verdict is Verdict.CORRECT, n.prm_score if n.prm_score is not None else -2.0, n.q, -n.id),
+        default=None,
+    )
+
+
+def way_to(tree: Tree, node: TreeNode) -> list[TreeNode]:
+    """The steps from the first one down to a node."""
+    steps: list[TreeNode] = []
+    while node.parent is not None:
+        steps.append(node)
+        node = tree.nodes[node.parent]
+    return steps[::-1]
+
+
+def code_of(tree: Tree, node: TreeNode) -> str:
+    """The Python of a step, as it was run; empty for answers and for what is no step."""
+    after_code = node.parent is not None and tree.nodes[node.parent].stop is StopReason.CODE
+    return parse_step(node.text, after_code=after_code).code
+
+
+def tree_page(shown: Shown) -> str:
+    """The page of a tree: one HTML file that needs nothing else."""
+    return assemble("tree", DATA=as_json(page_data(shown)))
+
+
+def page_data(shown: Shown) -> dict[str, Any]:
+    """What the page holds: facts to show, nodes by id, rollouts in order, the best solution's leaf."""
+    tree, problem = shown.tree, shown.problem
+    best = best_leaf(tree)
+    return {
+        "title": f"{tree.problem_id}, {shown.name}",
+        "problem": problem.problem if problem is not None else tree.prompt,
+        "facts": [[name, value] for name, value in _facts(shown).items()],
+        "method": shown.settings.get("method", ""),
+        "exploration": shown.settings.get("exploration", 0.0),
+        "best": best.id if best is not None else None,
+        "nodes": [_page_node(tree, node) for node in tree.nodes],
+        "rollouts": [rollout.model_dump() for rollout in tree.rollouts],
+    }
+
+
+def _page_node(tree: Tree, node: TreeNode) -> dict[str, Any]:
+    ran = node.execution
+    told = {
+        "parent": node.parent,
+        "depth": node.depth,
+        "text": "",
+        "code": code_of(tree, node),
+        "stop": node.stop.value,
+        "visits": node.visits,
+        "q": round(node.q, 4),
+        "prior": node.prior,
+        "prm_score": node.prm_score,
+        "answer": node.answer,
+        "verdict": node.verdict.value if node.verdict is not None else None,
+    }
+    if not told["code"]:
+        told["text"] = node.text
+    if ran is not None and (ran.stdout or ran.error):
+        told |= {"stdout": ran.stdout, "error": ran.error, "status": ran.status.value}
+    return told
+
+
+def _facts(shown: Shown) -> dict[str, str]:
+    """What there is to say of a search in a line."""
+    tree = shown.tree
+    answers = [n for n in tree.nodes if n.stop is StopReason.ANSWER and n.visits]
+    right = sum(n.verdict is Verdict.CORRECT for n in answers)
+    dropped = sum(n.stop not in _VALID for n in tree.nodes)
+    facts = {"gold answer": shown.problem.answer} if shown.problem is not None and shown.problem.answer else {}
+    facts |= {"method": str(shown.settings["method"])} if "method" in shown.settings else {}
+    return facts | {
+        "rollouts": f"{len(tree.rollouts):,}",
+        "solutions": f"{len(answers):,}, {right:,} of them right",
+        "candidates": f"{len(tree.nodes) - 1:,}, {dropped:,} of them dropped",
+        "tokens generated": f"{tree.tokens_generated:,}",
+    }
+
+
+def tree_text(shown: Shown, depth: int | None = None) -> Group:
+    """The tree for a terminal: a line a step, dropped candidates counted.
+
+    Args:
+        shown: what to show.
+        depth: steps below the problem that are shown; None: all.
+    """
+    tree = shown.tree
+    children: dict[int, list[TreeNode]] = {}
+    for node in tree.nodes:
+        if node.parent is not None:
+            children.setdefault(node.parent, []).append(node)
+    root = Branches(Text(f"{tree.problem_id}", style="bold"), guide_style="dim")
+    branches = {0: root}
+    for node in tree.nodes:  # a parent stands before its children
+        branch = branches.get(node.id)
+        if branch is None or (depth is not None and node.depth >= depth):
+            continue
+        below = sorted(children.get(node.id, []), key=lambda n: (-n.visits, n.id))
+        for child in below:
+            if child.stop in _VALID:
+                branches[child.id] = branch.add(_line(tree, child))
+        if dropped := [child.stop for child in below if child.stop not in _VALID]:
+            counts = ", ".join(f"{dropped.count(stop)} {_MARKS[stop]}" for stop in dict.fromkeys(dropped))
+            branch.add(Text(f"dropped: {counts}", style="dim"))
+    return Group(_head(shown), root)
+
+
+def best_text(shown: Shown) -> Group:
+    """The best solution for a terminal: each step's figures, code and output, then the answer."""
+    tree, leaf = shown.tree, best_leaf(shown.tree)
+    if leaf is None:
+        return Group(_head(shown), Text("No rollout came to an answer.", style="yellow"))
+    parts: list[Any] = [_head(shown)]
+    for node in way_to(tree, leaf):
+        parts.append(_line(tree, node, code=False))
+        if code := code_of(tree, node):
+            parts.append(Syntax(code, "python", background_color="default", word_wrap=True))
+        if node.execution is not None and node.execution.stdout:
+            parts.append(Text(node.execution.stdout.rstrip("\n"), style="cyan"))
+    return Group(*parts)
+
+
+def _head(shown: Shown) -> Text:
+    statement = shown.problem.problem if shown.problem is not None else shown.tree.prompt
+    facts = ", ".join(f"{name} {value}" for name, value in _facts(shown).items())
+    return Text.assemble(statement, "\n", (f"{shown.name}: {facts}", "dim"))
+
+
+def _line(tree: Tree, node: TreeNode, *, code: bool = True) -> Text:
+    """A step in a line: its number, N, Q, prior, PRM value, then its verdict or, where asked for, its code."""
+    line = Text(f"#{node.id} ", style="dim")
+    line.append(f"N {node.visits} ", style="bold" if node.visits else "dim")
+    if node.visits:
+        line.append(f"Q {node.q:+.2f} ", style="green" if node.q > 0 else "red" if node.q < 0 else "")
+    if node.prior is not None:
+        line.append(f"logP {node.prior:.2f} ", style="dim")
+    if node.prm_score is not None:
+        line.append(f"PRM {node.prm_score:+.2f} ", style="blue")
+    if node.stop is StopReason.ANSWER:
+        verdict = node.verdict
+        line.append(f"answer {node.answer} ", style="bold")
+        line.append(verdict.value.replace("_", " ") if verdict else "", style=_STYLES.get(verdict, "yellow"))  # type: ignore[arg-type]
+        return line
+    line.append(f"{_MARKS[node.stop]} ", style="yellow")
+    if code:
+        line.append("  ".join(part.strip() for part in code_of(tree, node).splitlines() if part.strip()))
+        line.no_wrap, line.overflow = True, "ellipsis"
+    return line

@@ -1,0 +1,85 @@
+"""status: what a run has done, is doing, and what comes next."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import Any
+
+import orjson
+
+from rstar_cli.config import STAGES, EvolveConfig
+from rstar_cli.layout import RunDir, read_manifest
+from rstar_cli.stages.common import Summary
+
+LATE_SECONDS = 60.0
+"""Age of the progress from which it is told."""
+_MARKS = {"running": "begun", "stopped": "stopped by the budget"}
+
+
+def status(run: RunDir) -> Summary:
+    """A line a round, what is at work now, and the next command."""
+    names = list(STAGES)
+    rounds = {folder.number: read_manifest(folder.manifest) for folder in run.rounds()}
+    done = {number: {stage: _stage(stage, entries) for stage in names} for number, entries in rounds.items()}
+    now = _working(run)
+    summary = Summary("status", columns=tuple(names))
+    for number, stages in done.items():
+        summary.figures[f"round {number}"] = tuple(told["text"] for told in stages.values())
+    seconds = sum(told["seconds"] for stages in done.values() for told in stages.values())
+    tokens = sum(told["tokens"] for stages in done.values() for told in stages.values())
+    summary.figures["in all"] = (f"{seconds / 60:,.1f} min", f"{tokens:,} tokens", *[""] * (len(names) - 2))
+    if now is not None:
+        age = time.time() - run.progress.stat().st_mtime
+        late = f"  (last heard of {age / 60:.0f} min ago)" if age > LATE_SECONDS else ""
+        shown = f"{now['stage']}: {now['done']:,} of {now['total']:,}  {now['figures']}  left {now['left']}"
+        summary.notes.append(f"at work: {shown}{late}")
+    else:
+        summary.next_command = _next(run, done)
+        summary.notes.append("Nothing is at work." if summary.next_command else "All rounds of the recipe are done.")
+    summary.data = {
+        "rounds": {
+            str(number): {name: told["status"] for name, told in stages.items()} for number, stages in done.items()
+        },
+        "seconds": round(seconds, 1),
+        "tokens": tokens,
+        "at_work": now,
+    }
+    return summary
+
+
+def _stage(stage: str, entries: dict[str, Any]) -> dict[str, Any]:
+    """Of a stage in a round: status, text to show, seconds and generated tokens; `evaluate` has an entry a set."""
+    own = [entry for name, entry in entries.items() if name.split()[0] == stage]
+    found = [entry.get("status", "") for entry in own]
+    state = next((s for s in ("running", "stopped") if s in found), "complete" if found else "")
+    seconds = sum(entry.get("seconds", 0.0) for entry in own)
+    text = f"done, {seconds:,.0f} s" if state == "complete" else _MARKS.get(state, "-")
+    tokens = sum(entry.get("tokens", {}).get("generated", 0) for entry in own)
+    return {"status": state, "text": text, "seconds": seconds, "tokens": tokens}
+
+
+def _working(run: RunDir) -> dict[str, Any] | None:
+    """What `progress.json` tells, where the process that wrote it lives; on another host that is not known."""
+    if not run.progress.exists():
+        return None
+    told: dict[str, Any] = orjson.loads(run.progress.read_bytes())
+    if told["host"] == socket.gethostname():
+        try:
+            os.kill(told["process"], 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:  # it lives, as somebody else's
+            return told
+    return told
+
+
+def _next(run: RunDir, done: dict[int, dict[str, dict[str, Any]]]) -> str | None:
+    """The command that goes on; None where all of the recipe's rounds are done."""
+    rounds = run.recipe.stage(EvolveConfig, "evolve", 0, {}).rounds
+    for number in range(rounds + 1):
+        for stage in ("evaluate",) if number == 0 else STAGES:
+            if done.get(number, {}).get(stage, {}).get("status") != "complete":
+                return run.command(stage, number)
+    return None

@@ -1,0 +1,140 @@
+"""What the report page is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+
+from rstar_cli.jsonl import write_rows
+from rstar_cli.layout import RunDir, write_bytes, write_manifest
+from rstar_cli.records import (
+    Choice,
+    EvalRow,
+    EvalSample,
+    Execution,
+    ExecutionStatus,
+    Problem,
+    StopReason,
+    Verdict,
+)
+from rstar_cli.report import collect
+from rstar_cli.report.charts import charts, themed
+from rstar_cli.report.gather import BINS, gather
+from rstar_cli.report.page import as_json, report_page, write_page
+from tests.unit.test_extract import TREE, choose, rows
+from tests.unit.test_report import evaluated, figures, sampled
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """Two rounds with trees, solutions, samples and manifests."""
+    write_bytes(tmp_path / "a<b" / "recipe.toml", b"[run]\nseed = 7\n[eval.test]\n")
+    run = RunDir.open(tmp_path / "a<b")
+    problems = [Problem(id=f"p{i}", problem=f"What is <b>{i}</b>?", answer=str(i), level=1 + i % 2) for i in range(40)]
+    run.eval_set("test").parent.mkdir()
+    write_rows(run.eval_set("test"), problems)
+    for number in range(3):
+        files = run.round(number)
+        evaluated(run, number, "test", greedy=figures(70 + 20 * number), **sampled(60 + 20 * number))
+        write_rows(
+            files.evaluations / "test.greedy.jsonl", [greedy(p, i < 20 * number) for i, p in enumerate(problems)]
+        )
+        seconds = {"config": {"method": "uct", "rollouts": 16 * number, "seed": number}, "seconds": 60.0}
+        write_manifest(files.manifest, "evaluate test greedy", {**seconds, "status": "complete"})
+        if number:
+            write_manifest(files.manifest, "generate", {**seconds, "tokens": {"generated": 1234}})
+            write_rows(files.trees, [TREE])
+            write_rows(files.solutions, choose(TREE, rows(), 2))
+            write_rows(
+                files.evaluations / "test.samples.jsonl", [scored(0.7, True), scored(0.62, False), scored(-1, False)]
+            )
+    return run
+
+
+def greedy(problem: Problem, right: bool) -> EvalRow:
+    verdict = Verdict.CORRECT if right else Verdict.INCORRECT
+    sample = EvalSample(answer=problem.answer if right else "no", verdict=verdict, tokens=1, logprob=0.0)
+    return EvalRow(problem_id=problem.id, level=problem.level, tokens=1, samples=(sample,))
+
+
+def scored(score: float, right: bool) -> EvalRow:
+    verdict = Verdict.CORRECT if right else Verdict.INCORRECT
+    sample = EvalSample(answer="1", group=0, verdict=verdict, tokens=1, logprob=0.0, score=score)
+    return EvalRow(problem_id="p", tokens=1, samples=(sample,))
+
+
+def test_what_is_gathered(run: RunDir) -> None:
+    found = gather(run)
+    base, first, _ = found["rounds"]
+    assert (base["fates"], sum(base["q"]), base["choices"]) == ({}, 0, {})
+    assert first["fates"] == {"ran": len(TREE.nodes) - 2, "stopped otherwise": 1}
+    assert len(first["q"]) == BINS
+    assert sum(first["q"]) == sum(node.visits > 0 for node in TREE.nodes[1:])
+    assert first["choices"] == {
+        Choice.KEPT: 2,
+        Choice.NOT_RIGHT: 1,
+        Choice.DUPLICATE: 1,
+        Choice.SURPLUS: 0,
+    }
+    assert first["calibration"] == [(0.0, 0.0, 1), (pytest.approx(0.83), 0.5, 2)]
+    assert first["stages"]["generate"] == {"seconds": 60.0, "tokens": 1234, "status": ""}
+    assert {(c["stage"], c["setting"]) for c in found["changed"]} == {
+        ("evaluate test greedy", "rollouts"),
+        ("generate", "rollouts"),
+    }, "not the seed, which is another in each round by itself"
+    assert found["problems"]["columns"] == [0, 1, 2]
+    answers = [["no", "incorrect"], ["0", "correct"], ["0", "correct"]]
+    assert found["problems"]["rows"][0] == ["p0", 1, "What is <b>0</b>?", "0", answers]
+
+
+@pytest.mark.parametrize(("status", "fate"), [("error", "error"), ("timeout", "timeout"), ("memory", "out of memory")])
+def test_how_a_candidate_failed(run: RunDir, status: str, fate: str) -> None:
+    failed = TREE.nodes[3].model_copy(update={"execution": Execution(status=ExecutionStatus(status))})
+    twin = TREE.nodes[3].model_copy(update={"stop": StopReason.DUPLICATE, "execution": None, "id": 13})
+    write_rows(
+        run.round(1).trees, [TREE.model_copy(update={"nodes": (*TREE.nodes[:3], failed, *TREE.nodes[4:], twin)})]
+    )
+    fates = gather(run)["rounds"][1]["fates"]
+    assert (fates[fate], fates["duplicate"]) == (1, 1)
+
+
+def test_a_chart_for_all_there_is_to_show(run: RunDir, tmp_path: Path) -> None:
+    drawn = charts(collect(run), gather(run))
+    assert len(drawn) == 8
+    for title, _, svg in drawn:
+        assert svg.startswith('<svg xmlns="http://www.w3.org/2000/svg" viewBox='), title
+        assert "currentColor" in svg, "text has the page's colour"
+        assert "<text" in svg, "and is text"
+    assert drawn == charts(collect(run), gather(run)), "equal runs, equal charts"
+    (tmp_path / "none").mkdir()
+    write_bytes(tmp_path / "none" / "recipe.toml", b"[run]\nseed = 7\n[eval.test]\n")
+    empty = RunDir.open(tmp_path / "none")
+    assert charts(collect(empty), gather(empty)) == []
+    assert "Nothing was evaluated yet" in report_page(collect(empty), gather(empty), "none")
+
+
+def test_no_text_of_a_run_is_taken_for_html(run: RunDir) -> None:
+    page = write_page(run).read_text()
+    assert "a&lt;b: report" in page
+    assert "a<b" not in page
+    assert "<b>0</b>" not in page
+    assert orjson.loads(as_json(["</script>"])) == ["</script>"]
+    assert "From 35.0 % in round 0: round 2 answers 55.0 % of 200 problems of test" in page
+    assert "/*" not in page.replace("/* ", "").split("<script>")[0].split("</style>")[1], "no place is left empty"
+
+
+def test_a_contaminated_round_is_told_at_the_top(run: RunDir) -> None:
+    assert "no held-out accuracy" not in write_page(run).read_text()
+    write_manifest(run.round(2).manifest, "generate", {"counts": {"contaminated": 3}})
+    page = write_page(run).read_text()
+    assert "Round 2 trained on 3 problems of evaluation sets" in page.split("<section>")[0]
+
+
+def test_what_is_not_at_home_in_a_page_is_taken_out_of_an_svg() -> None:
+    head = '<?xml version="1.0"?><!DOCTYPE svg>\n<svg width="9pt" viewBox="0 0 9 9" version="1.1">'
+    svg = head + '<path style="fill: #222222"/></svg>'
+    assert themed(svg) == (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9" role="img"><path style="fill: currentColor"/></svg>'
+    )

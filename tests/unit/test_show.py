@@ -1,0 +1,103 @@
+"""A search tree in the terminal, and which tree is found."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rstar_cli.errors import DataError, MissingArtifactError
+from rstar_cli.jsonl import write_rows
+from rstar_cli.layout import RunDir
+from rstar_cli.options import ShowPlace
+from rstar_cli.records import Problem, StopReason
+from rstar_cli.report.tree import Shown, best_leaf, best_text, page_data, tree_text
+from rstar_cli.stages.show import find_tree
+from tests.helpers import rstar
+from tests.unit.test_extract import TREE, VERDICTS
+
+GRADED = TREE.model_copy(
+    update={"nodes": tuple(n.model_copy(update={"verdict": VERDICTS.get(n.id)}) for n in TREE.nodes)}
+)
+SHOWN = Shown(GRADED, Problem(id="p", problem="What is 42?", answer="42"), {"method": "uct"}, "round 1")
+
+
+def text_of(what: object) -> str:
+    console = Console(file=io.StringIO(), width=100, highlight=False)
+    console.print(what)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_a_line_a_step() -> None:
+    told = text_of(tree_text(SHOWN))
+    assert "What is 42?" in told
+    assert "gold answer 42" in told
+    for node in GRADED.nodes[1:]:
+        assert (f"#{node.id} N {node.visits} Q {node.q:+.2f}" in told) == (node.stop is not StopReason.FAILED)
+    assert "dropped: 1 failed" in told
+    assert "answer 42 correct" in told
+    assert "answer 41 incorrect" in told
+    assert told.index("#1 ") < told.index("#4 ") < told.index("#5 ") < told.index("#2 "), "children follow their parent"
+
+
+def test_depth_leaves_out_what_is_below() -> None:
+    deep = GRADED.model_copy(
+        update={"nodes": tuple(n.model_copy(update={"depth": _depth(n.id)}) for n in GRADED.nodes)}
+    )
+    told = text_of(tree_text(Shown(deep, None, {}, "file"), depth=1))
+    assert "#1 " in told
+    assert "#4 " not in told
+    assert "P<code>" in told, "without the problem, its prompt"
+
+
+def _depth(number: int) -> int:
+    parent = GRADED.nodes[number].parent
+    return 0 if parent is None else 1 + _depth(parent)
+
+
+def test_the_best_solution_whole() -> None:
+    best = best_leaf(GRADED)
+    assert best is not None
+    assert best.id == 5
+    told = text_of(best_text(SHOWN))
+    assert "a = 1" in told
+    assert "print(42)" in told
+    assert "answer 42 correct" in told
+    assert "a = 2" not in told
+    none = GRADED.model_copy(update={"nodes": GRADED.nodes[:4]})
+    assert "No rollout came to an answer" in text_of(best_text(Shown(none, None, {}, "file")))
+
+
+def test_page_data_holds_every_node_and_rollout() -> None:
+    data = page_data(SHOWN)
+    assert [node["parent"] for node in data["nodes"]] == [node.parent for node in GRADED.nodes]
+    assert data["nodes"][1]["code"] == "# good\na = 1"
+    assert data["best"] == 5
+    assert data["rollouts"] == [{"leaf": 5, "reward": 1.0, "tokens": 0}]
+
+
+def test_the_tree_that_is_asked_for(tmp_path: Path) -> None:
+    other = GRADED.model_copy(update={"problem_id": "q"})
+    run = RunDir.create(tmp_path / "run")
+    files = run.round(1)
+    with pytest.raises(MissingArtifactError, match="generate"):
+        find_tree(ShowPlace(run=run.root))
+    files.root.mkdir(exist_ok=True)
+    write_rows(files.trees, [GRADED, other])
+    assert find_tree(ShowPlace(run=run.root)).tree.problem_id == "p"
+    for wanted in ("q", "2"):
+        assert find_tree(ShowPlace(run=run.root, problem=wanted)).tree.problem_id == "q"
+    with pytest.raises(DataError, match="has no tree of problem z: it holds 2, such as p, q"):
+        find_tree(ShowPlace(run=run.root, problem="z"))
+    found = find_tree(ShowPlace(trees=files.trees, problem="q"))
+    assert (found.name, found.problem) == ("file", None)
+
+    done = rstar("show", "--run", str(run.root), "--problem", "q", "--best-path", cwd=tmp_path)
+    assert "answer 42 correct" in done.stdout
+    done = rstar("show", "--run", str(run.root), "--html", "tree.html", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["title"] == "p, round 1"
+    assert "wrote tree.html" in done.stderr
+    assert (tmp_path / "tree.html").read_text().startswith("<!doctype html>")
