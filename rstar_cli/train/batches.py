@@ -27,7 +27,14 @@ of the same order for a 7B model on a GPU, which reads its weights once a pass."
 
 
 def plan_updates(
-    lengths: Sequence[int], *, epochs: float, batch_size: int, batch_tokens: int, seed: int, ranks: int = 1
+    lengths: Sequence[int],
+    *,
+    epochs: float,
+    batch_size: int,
+    batch_tokens: int,
+    seed: int,
+    packed: bool = False,
+    ranks: int = 1,
 ) -> list[Update]:
     """Lay out a whole training run.
 
@@ -40,6 +47,7 @@ def plan_updates(
         batch_size: rows an update, on average at most.
         batch_tokens: tokens of a micro-batch, padding counted, at most; a longer row goes alone.
         seed: of the row order.
+        packed: micro-batches are not padded.
         ranks: processes that share each micro-batch, so that it may be so many times as large.
     """
     rng = random.Random(seed)
@@ -47,7 +55,9 @@ def plan_updates(
     total = max(1, round(epochs * per_epoch))
     plan: list[Update] = []
     while len(plan) < total:
-        plan += [cut(rows, lengths, batch_tokens, ranks) for rows in _epoch(lengths, per_epoch, rng)]
+        for rows in _epoch(lengths, per_epoch, rng):
+            whole = ranks * batch_tokens
+            plan.append(pack(rows, lengths, whole) if packed else cut(rows, lengths, batch_tokens, ranks))
     return plan[:total]
 
 
@@ -102,3 +112,20 @@ def cut(rows: Sequence[int], lengths: Sequence[int], batch_tokens: int, ranks: i
         batches.append(tuple(ordered[start:end]))
         end = start
     return tuple(reversed(batches))
+
+
+def pack(rows: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> Update:
+    """Pack the rows of an update into few micro-batches of at most `batch_tokens` tokens (best fit decreasing)."""
+    batches: list[list[int]] = []
+    room: list[int] = []
+    for row in sorted(rows, key=lambda row: -lengths[row]):
+        fitting = [i for i, left in enumerate(room) if left >= lengths[row]]
+        if fitting:
+            best = min(fitting, key=lambda i: room[i])
+        else:
+            best = len(batches)
+            batches.append([])
+            room.append(batch_tokens)
+        batches[best].append(row)
+        room[best] -= lengths[row]
+    return tuple(map(tuple, batches))

@@ -264,7 +264,8 @@ def _gathered(model: PreTrainedModel) -> dict[str, torch.Tensor] | None:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return {name: weight for name, weight in get_model_state_dict(model, options=whole).items() if name in names}
+    found: dict[str, Any] = get_model_state_dict(model, options=whole)
+    return {name: weight for name, weight in found.items() if name in names}
 
 
 def _mark_adapters(checkpoint: Path) -> None:
