@@ -1,21 +1,13 @@
-"""The command line with its weights sharded over processes on a CPU. accelerate itself shards on GPUs alone; everything
-else (FSDP2, the trainer, saving, gathering) is as it is there.
+"""The command line with its weights sharded over processes on a CPU.
 
-python -m torch.distributed.run --nproc_per_node 2 tests/sharded.py train-policy ...
+accelerate itself shards on GPUs alone. Everything else (its config, FSDP2, the trainer, saving, gathering) is as there:
+
+accelerate launch --config_file recipes/accelerate/fsdp.yaml tests/sharded.py train-policy --device cpu ...
 """
 
 from __future__ import annotations
 
-import os
 from typing import Any
-
-os.environ |= {  # as `accelerate launch --config_file recipes/accelerate/fsdp.yaml` sets them
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_RESHARD_AFTER_FORWARD": "true",
-    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
-}
 
 from accelerate import state
 from accelerate.utils import DistributedType

@@ -56,8 +56,10 @@ def plan_updates(
     plan: list[Update] = []
     while len(plan) < total:
         for rows in _epoch(lengths, per_epoch, rng):
-            whole = ranks * batch_tokens
-            plan.append(pack(rows, lengths, whole) if packed else cut(rows, lengths, batch_tokens, ranks))
+            if packed:
+                plan.append(pack(rows, lengths, ranks * batch_tokens))
+            else:
+                plan.append(cut(rows, lengths, batch_tokens, ranks))
     return plan[:total]
 
 

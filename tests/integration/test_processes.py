@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +23,22 @@ from tests.helpers import ROOT
 
 SETTINGS = ("--learning-rate", "1e-3", "--batch-size", "7", "--device", "cpu", "--dtype", "float32", "--json")
 
-LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
+RECIPES = ROOT / "recipes/accelerate"
+LAUNCH = ("-m", "accelerate.commands.launch", "--main_process_port", "0", "--num_processes", "2", "--config_file")
+ALONE = ("-m", "rstar_cli")
+WHOLE = (*LAUNCH, str(RECIPES / "ddp.yaml"), "-m", "rstar_cli")
+SHARDED = (*LAUNCH, str(RECIPES / "fsdp.yaml"), str(ROOT / "tests/sharded.py"))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 
 
-def launch(processes: int, command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a Python module or script as a launcher starts it, in so many processes."""
-    launcher = (*LAUNCHER, str(processes)) if processes > 1 else ()
+def run(command: Sequence[str], cwd: Path) -> dict[str, Any]:
+    """What a command tells on stdout, as one JSON object: several processes tell it once."""
     done = subprocess.run(
-        [sys.executable, *launcher, *command],
-        cwd=cwd,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+        [sys.executable, *command], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return done
+    told: dict[str, Any] = json.loads(done.stdout or "{}")
+    return told
 
 
 def weights(checkpoint: Path) -> dict[str, Any]:
@@ -91,8 +90,6 @@ POLICY = ("train-policy", "sft", ("--epochs", "2", "--batch-tokens", "400", "--h
 LORA = ("train-policy", "sft", ("--epochs", "1", "--lora-rank", "4", "--save-minutes", "0"))
 PAIRS = ("train-prm", "pairs", ("--min-updates", "5", "--batch-tokens", "700"))
 LABELS = ("train-prm", "labels", ("--min-updates", "5", "--objective", "prm-hard"))
-MODULE = ("-m", "rstar_cli")
-SHARDED = (str(ROOT / "tests/sharded.py"),)
 
 
 def call(how: tuple[str, ...], case: tuple[str, str, tuple[str, ...]], folder: Path, output: Path) -> list[str]:
@@ -103,10 +100,10 @@ def call(how: tuple[str, ...], case: tuple[str, str, tuple[str, ...]], folder: P
 @pytest.mark.parametrize(
     ("how", "case"),
     [
-        pytest.param(MODULE, POLICY, id="policy"),
-        pytest.param(MODULE, LORA, id="lora", marks=pytest.mark.slow),
-        pytest.param(MODULE, PAIRS, id="pairs", marks=pytest.mark.slow),
-        pytest.param(MODULE, LABELS, id="labels", marks=pytest.mark.slow),
+        pytest.param(WHOLE, POLICY, id="policy"),
+        pytest.param(WHOLE, LORA, id="lora", marks=pytest.mark.slow),
+        pytest.param(WHOLE, PAIRS, id="pairs", marks=pytest.mark.slow),
+        pytest.param(WHOLE, LABELS, id="labels", marks=pytest.mark.slow),
         pytest.param(SHARDED, POLICY, id="sharded policy", marks=pytest.mark.slow),
         pytest.param(SHARDED, LORA, id="sharded lora", marks=pytest.mark.slow),
         pytest.param(SHARDED, PAIRS, id="sharded pairs", marks=pytest.mark.slow),
@@ -116,8 +113,8 @@ def call(how: tuple[str, ...], case: tuple[str, str, tuple[str, ...]], folder: P
 def test_two_processes_do_what_one_does(
     folder: Path, tmp_path: Path, how: tuple[str, ...], case: tuple[str, str, tuple[str, ...]]
 ) -> None:
-    alone = json.loads(launch(1, call(MODULE, case, folder, tmp_path / "1"), tmp_path).stdout)["data"]
-    both = json.loads(launch(2, call(how, case, folder, tmp_path / "2"), tmp_path).stdout)["data"]  # told once
+    alone = run(call(ALONE, case, folder, tmp_path / "1"), tmp_path)["data"]
+    both = run(call(how, case, folder, tmp_path / "2"), tmp_path)["data"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
     for name in ("updates", "tokens", "rows", "pairs", "solutions", "rows held out", "weights of update"):
         assert alone.get(name) == both.get(name)
@@ -125,12 +122,12 @@ def test_two_processes_do_what_one_does(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [MODULE, SHARDED], ids=["whole", "sharded"])
+@pytest.mark.parametrize("how", [WHOLE, SHARDED], ids=["whole", "sharded"])
 def test_killed_processes_go_on(folder: Path, tmp_path: Path, how: tuple[str, ...]) -> None:
     case = ("train-policy", "sft", ("--epochs", "6", "--save-minutes", "0"))
-    launch(1, call(MODULE, case, folder, tmp_path / "1"), tmp_path)
+    run(call(ALONE, case, folder, tmp_path / "1"), tmp_path)
     begun = subprocess.Popen(
-        [sys.executable, *LAUNCHER, "2", *call(how, case, folder, tmp_path / "2")],
+        [sys.executable, *call(how, case, folder, tmp_path / "2")],
         cwd=tmp_path,
         env=ENVIRONMENT,
         start_new_session=True,
@@ -145,21 +142,21 @@ def test_killed_processes_go_on(folder: Path, tmp_path: Path, how: tuple[str, ..
         process.kill()
     psutil.wait_procs(workers, timeout=10)
     begun.wait(10)
-    launch(2, call(how, case, folder, tmp_path / "2"), tmp_path)
+    run(call(how, case, folder, tmp_path / "2"), tmp_path)
     compare(tmp_path / "1", tmp_path / "2", Path(model_path("embedded")))
 
 
 def test_a_round_has_one_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`train-policy` of a run in two processes: what it leaves is what one process leaves."""
-    scripted = ["-m", "rstar_cli", "generate", "--engine", "scripted", "--rollouts", "4", "--limit", "12", "--run", "r"]
-    launch(1, scripted, tmp_path)
-    launch(1, ["-m", "rstar_cli", "verify", "--run", "r"], tmp_path)
-    monkeypatch.setitem(ENVIRONMENT, "RSTAR_RUN", "r")  # torchrun takes --run for a flag of its own
-    train = ["-m", "rstar_cli", "train-policy", "--epochs", "1", "--device", "cpu", "--json"]
-    done = json.loads(launch(2, train, tmp_path).stdout)
+    monkeypatch.setitem(ENVIRONMENT, "RSTAR_RUN", "r")
+    search = ("generate", "--engine", "scripted", "--rollouts", "4", "--limit", "12", "--json")
+    run([*ALONE, *search], tmp_path)
+    run([*ALONE, "verify", "--json"], tmp_path)
+    train = [*WHOLE, "train-policy", "--epochs", "1", "--device", "cpu", "--json"]
+    done = run(train, tmp_path)
     entry = json.loads((tmp_path / "r/round_1/manifest.json").read_text())["stages"]["train-policy"]
     assert entry["status"] == "complete"
     assert entry["counts"]["tokens"] == done["data"]["tokens"]
     assert list(entry["outputs"]["policy"]["files"]) == ["model.safetensors"]
     assert not list((tmp_path / "r/round_1").glob(".*"))
-    assert json.loads(launch(2, train, tmp_path).stdout)["done_before"]
+    assert run(train, tmp_path)["done_before"]
