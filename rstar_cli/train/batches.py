@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 MicroBatch = tuple[int, ...]
 """Row numbers of one forward and backward pass."""
@@ -27,7 +27,7 @@ of the same order for a 7B model on a GPU, which reads its weights once a pass."
 
 
 def plan_updates(
-    lengths: Sequence[int], *, epochs: float, batch_size: int, batch_tokens: int, seed: int
+    lengths: Sequence[int], *, epochs: float, batch_size: int, batch_tokens: int, seed: int, packed: bool = False
 ) -> list[Update]:
     """Lay out a whole training run.
 
@@ -40,17 +40,24 @@ def plan_updates(
         batch_size: rows an update, on average at most.
         batch_tokens: tokens of a micro-batch, padding counted, at most; a longer row goes alone.
         seed: of the row order.
+        packed: micro-batches are not padded.
     """
     rng = random.Random(seed)
     per_epoch = math.ceil(len(lengths) / batch_size)
     total = max(1, round(epochs * per_epoch))
     plan: list[Update] = []
     while len(plan) < total:
-        plan += _epoch(lengths, per_epoch, batch_tokens, rng)
+        plan += _epoch(lengths, per_epoch, pack if packed else cut, batch_tokens, rng)
     return plan[:total]
 
 
-def _epoch(lengths: Sequence[int], updates: int, batch_tokens: int, rng: random.Random) -> list[Update]:
+def _epoch(
+    lengths: Sequence[int],
+    updates: int,
+    split: Callable[[Sequence[int], Sequence[int], int], Update],
+    batch_tokens: int,
+    rng: random.Random,
+) -> list[Update]:
     order = list(range(len(lengths)))
     rng.shuffle(order)
     pools = math.ceil(updates / POOL)
@@ -58,7 +65,7 @@ def _epoch(lengths: Sequence[int], updates: int, batch_tokens: int, rng: random.
     for i in range(pools):
         pool = sorted(order[len(order) * i // pools : len(order) * (i + 1) // pools], key=lambda row: lengths[row])
         parts = updates * (i + 1) // pools - updates * i // pools
-        epoch += [cut(part, lengths, batch_tokens) for part in _share(pool, lengths, parts)]
+        epoch += [split(part, lengths, batch_tokens) for part in _share(pool, lengths, parts)]
     rng.shuffle(epoch)
     return epoch
 
@@ -99,3 +106,20 @@ def cut(rows: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> Updat
         batches.append(tuple(ordered[start:end]))
         end = start
     return tuple(reversed(batches))
+
+
+def pack(rows: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> Update:
+    """Pack the rows of an update into few micro-batches of at most `batch_tokens` tokens (best fit decreasing)."""
+    batches: list[list[int]] = []
+    room: list[int] = []
+    for row in sorted(rows, key=lambda row: -lengths[row]):
+        fitting = [i for i, left in enumerate(room) if left >= lengths[row]]
+        if fitting:
+            best = min(fitting, key=lambda i: room[i])
+        else:
+            best = len(batches)
+            batches.append([])
+            room.append(batch_tokens)
+        batches[best].append(row)
+        room[best] -= lengths[row]
+    return tuple(map(tuple, batches))

@@ -147,10 +147,15 @@ class TrainLog:
         return sum(last) / len(last)
 
 
-def make_plan(lengths: Sequence[int], config: TrainConfig, epochs: float) -> list[Update]:
+def make_plan(lengths: Sequence[int], config: TrainConfig, epochs: float, *, packed: bool = False) -> list[Update]:
     """Lay out a training by its settings: see `plan_updates`."""
     return plan_updates(
-        lengths, epochs=epochs, batch_size=config.batch_size, batch_tokens=config.batch_tokens, seed=config.seed
+        lengths,
+        epochs=epochs,
+        batch_size=config.batch_size,
+        batch_tokens=config.batch_tokens,
+        seed=config.seed,
+        packed=packed,
     )
 
 

@@ -30,6 +30,7 @@ from rstar_cli.train.fit import (
     quiet,
 )
 from rstar_cli.train.machine import find_machine
+from rstar_cli.train.packing import pack_attention
 from rstar_cli.train.resume import HeldOut, fingerprint
 from rstar_cli.train.trainer import make_trainer
 
@@ -112,15 +113,16 @@ def train_policy(
     with quiet(), workspace(output) as work:
         tokenizer = StepTokenizer.load(model)
         data = _encode(rows, tokenizer, config)
-        plan = make_plan(data.lengths[: data.train], config, config.epochs)
         net = load_model(model, dtype=loaded_dtype(config, machine), attention=machine.attention)
+        packed = machine.device == "cpu" and pack_attention(net)
+        plan = make_plan(data.lengths[: data.train], config, config.epochs, packed=packed)
         check_ids(data.ids, net)
         columns = Dataset.from_dict({"input_ids": data.ids, "labels": data.labels})
         log = TrainLog(plan, data.lengths[: data.train], on_progress)
         trained = fit(
             net,
             log,
-            lambda net, setup: make_trainer(net, tokenizer.hf, columns, setup),
+            lambda net, setup: make_trainer(net, tokenizer.hf, columns, setup, packed=packed),
             origin=model,
             task="CAUSAL_LM",
             config=config,

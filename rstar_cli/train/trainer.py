@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rstar_cli.tokens import IGNORED
 from rstar_cli.train.batches import MicroBatch
+from rstar_cli.train.packing import pack_rows
 from rstar_cli.train.plan_trainer import Planned, Setup, attend_to, build, pad, settings
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ LOGITS = 1 << 26
 """Logits that may be held at once (256 MiB); beyond, TRL's chunked head computes the loss without holding them."""
 
 
-def make_trainer(net: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, setup: Setup) -> Trainer:
+def make_trainer(
+    net: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, setup: Setup, *, packed: bool
+) -> Trainer:
     """A trainer whose `train()` goes through the plan once.
 
     Args:
@@ -31,11 +34,12 @@ def make_trainer(net: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows:
         tokenizer: of the model.
         rows: `input_ids` and `labels` of each row.
         setup: how to train; the loss is told in nats a token.
+        packed: the model's attention keeps packed rows apart (`pack_attention`); else micro-batches are padded.
     """
     from trl import SFTConfig
 
     own = settings(SFTConfig, net, setup, max_length=None, packing=False, dataset_kwargs={"skip_prepare_dataset": True})
-    trainer: Trainer = build(_trainer_class(), own, net, tokenizer, rows, partial(_tensors, rows), setup)
+    trainer: Trainer = build(_trainer_class(), own, net, tokenizer, rows, partial(_tensors, rows, packed), setup)
     return trainer
 
 
@@ -62,7 +66,8 @@ def _trainer_class() -> Any:
             if return_outputs or not small or getattr(self, "aux_loss_enabled", False):
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             with _only(head, learnt):
-                output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+                tensors = {name: tensor for name, tensor in inputs.items() if name != "labels"}
+                output = model(**tensors, use_cache=False)
             loss = cross_entropy(output.logits.float(), targets[learnt], reduction="sum")
             return loss / max(1, num_items_in_batch)
 
@@ -84,11 +89,10 @@ def _only(head: nn.Module, positions: torch.Tensor) -> Iterator[None]:
         hook.remove()
 
 
-def _tensors(rows: Dataset, batch: MicroBatch) -> Tensors:
-    """Tensors of shape (rows, longest); the padding takes no attention and no loss."""
+def _tensors(rows: Dataset, packed: bool, batch: MicroBatch) -> Tensors:
+    """A micro-batch, packed, or as tensors of shape (rows, longest), whose padding takes no attention and no loss."""
     picked = rows[list(batch)]
-    return {
-        "input_ids": pad(picked["input_ids"], 0),
-        "labels": pad(picked["labels"], IGNORED),
-        "attention_mask": attend_to(picked["input_ids"]),
-    }
+    ids, labels = picked["input_ids"], picked["labels"]
+    if packed:
+        return pack_rows(ids, labels)
+    return {"input_ids": pad(ids, 0), "labels": pad(labels, IGNORED), "attention_mask": attend_to(ids)}

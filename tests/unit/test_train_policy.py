@@ -387,11 +387,12 @@ lengths = st.lists(st.integers(1, 60), min_size=1, max_size=70)
 
 
 @settings(deadline=None)
-@given(lengths, st.integers(1, 20), st.integers(1, 300), st.floats(0.1, 3), st.integers(0, 9))
+@given(lengths, st.integers(1, 20), st.integers(1, 300), st.floats(0.1, 3), st.integers(0, 9), st.booleans())
 def test_every_epoch_shows_every_row_once(
-    lengths: list[int], batch_size: int, batch_tokens: int, epochs: float, seed: int
+    lengths: list[int], batch_size: int, batch_tokens: int, epochs: float, seed: int, packed: bool
 ) -> None:
-    plan = plan_updates(lengths, epochs=epochs, batch_size=batch_size, batch_tokens=batch_tokens, seed=seed)
+    sizes: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "batch_tokens": batch_tokens, "seed": seed}
+    plan = plan_updates(lengths, **sizes, packed=packed)
     per_epoch = -(-len(lengths) // batch_size)
     assert len(plan) == max(1, round(epochs * per_epoch))
     for start in range(0, len(plan) - per_epoch + 1, per_epoch):
@@ -401,8 +402,12 @@ def test_every_epoch_shows_every_row_once(
         assert update
         for batch in update:
             assert batch
-            assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= batch_tokens
-    assert plan == plan_updates(lengths, epochs=epochs, batch_size=batch_size, batch_tokens=batch_tokens, seed=seed)
+            tokens = [lengths[row] for row in batch]
+            assert len(batch) == 1 or (sum(tokens) if packed else len(batch) * max(tokens)) <= batch_tokens
+        if packed:  # any two that fit together are together
+            sizes_of = sorted(sum(lengths[row] for row in batch) for batch in update)
+            assert len(update) == 1 or sizes_of[0] + sizes_of[1] > batch_tokens
+    assert plan == plan_updates(lengths, **sizes, packed=packed)
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=9), st.integers(1, 1500))
