@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 MicroBatch = tuple[int, ...]
 """Row numbers of one forward and backward pass."""
@@ -46,26 +46,22 @@ def plan_updates(
     per_epoch = math.ceil(len(lengths) / batch_size)
     total = max(1, round(epochs * per_epoch))
     plan: list[Update] = []
+    split = pack if packed else cut
     while len(plan) < total:
-        plan += _epoch(lengths, per_epoch, pack if packed else cut, batch_tokens, rng)
+        plan += [split(rows, lengths, batch_tokens) for rows in _epoch(lengths, per_epoch, rng)]
     return plan[:total]
 
 
-def _epoch(
-    lengths: Sequence[int],
-    updates: int,
-    split: Callable[[Sequence[int], Sequence[int], int], Update],
-    batch_tokens: int,
-    rng: random.Random,
-) -> list[Update]:
+def _epoch(lengths: Sequence[int], updates: int, rng: random.Random) -> list[list[int]]:
+    """The rows of each update."""
     order = list(range(len(lengths)))
     rng.shuffle(order)
     pools = math.ceil(updates / POOL)
-    epoch: list[Update] = []
+    epoch: list[list[int]] = []
     for i in range(pools):
         pool = sorted(order[len(order) * i // pools : len(order) * (i + 1) // pools], key=lambda row: lengths[row])
         parts = updates * (i + 1) // pools - updates * i // pools
-        epoch += [split(part, lengths, batch_tokens) for part in _share(pool, lengths, parts)]
+        epoch += _share(pool, lengths, parts)
     rng.shuffle(epoch)
     return epoch
 
