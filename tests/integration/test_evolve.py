@@ -54,7 +54,7 @@ rollouts = 4
 rollout-style = "complete"
 in-flight = 2
 """
-CLOCKED = ("manifest.json", "report.html", "train_log.jsonl", "trainer_state.json")
+CLOCKED = ("manifest.json", "report.html", "train_log.jsonl")
 ENV = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
