@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from rstar_cli.jsonl import replacing
+from rstar_cli.ranks import is_main
 
 HEARTBEAT_SECONDS = 10.0
 """Between two lines where there is no terminal."""
@@ -37,9 +38,9 @@ class StageProgress:
     def __init__(
         self, title: str, total: int, *, done: int = 0, console: Console | None = None, file: Path | None = None
     ) -> None:
-        self._file = file
+        self._file = file if is_main() else None
         self._written = -FILE_SECONDS
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(stderr=True, quiet=not is_main())
         self._title = title
         self._total = total
         self._done = done

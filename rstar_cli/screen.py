@@ -10,6 +10,7 @@ import typer
 
 from rstar_cli.layout import RunDir, write_bytes
 from rstar_cli.options import EvolvePlace, Place, ReportPlace, ShowPlace
+from rstar_cli.ranks import is_main
 
 if TYPE_CHECKING:
     from rstar_cli.report.tree import Shown
@@ -23,7 +24,9 @@ def note(text: str) -> None:
 
 
 def show(place: Place, summary: Summary) -> None:
-    """Show a stage's summary: a table on stderr, or one JSON object on stdout."""
+    """Show a stage's summary, once for all processes: a table on stderr, or one JSON object on stdout."""
+    if not is_main():
+        return
     if place.json_:
         report = {
             "stage": summary.stage,

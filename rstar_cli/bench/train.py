@@ -6,7 +6,8 @@
 - `trl`: `SFTTrainer` with every setting at its default (8 rows an update, bfloat16, gradient checkpointing).
 
 A speed is tokens of rows a second, padding not counted, from the end of the first update to that of the last, so that
-loading, saving and warming up are left out. All are measured by turns, in one process.
+loading, saving and warming up are left out. On a CPU a second is one of processor time by the threads that PyTorch has:
+what else runs on the machine does not count. All are measured by turns, in one process.
 """
 
 from __future__ import annotations
@@ -43,14 +44,24 @@ Clock = Callable[[int], None]
 
 
 class _Speed:
-    """Tokens/s of the updates after the first."""
+    """Tokens/s of the updates after the first.
 
-    def __init__(self) -> None:
+    Args:
+        device: where they are computed.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._processor = device == "cpu"
         self._marks: list[tuple[float, int]] = []
 
     def __call__(self, tokens: int) -> None:
         """An update ends, that had so many tokens."""
-        self._marks.append((time.perf_counter(), tokens))
+        self._marks.append((self._now(), tokens))
+
+    def _now(self) -> float:
+        import torch
+
+        return time.process_time() / torch.get_num_threads() if self._processor else time.perf_counter()
 
     @property
     def tokens_per_second(self) -> float:
@@ -85,7 +96,7 @@ def measure(place: BenchTrainPlace) -> dict[str, Any]:
             turns.append({})
             for name, run in ways.items():
                 progress.update(4 * turn + len(turns[-1]), name)
-                speed = _Speed()
+                speed = _Speed(machine.device)
                 run(speed)
                 turns[-1][name] = speed.tokens_per_second
     return {

@@ -29,6 +29,7 @@ from rstar_cli.layout import (
 )
 from rstar_cli.prompts import render_prompt
 from rstar_cli.protocols import EngineInfo, Policy, StepScorer
+from rstar_cli.ranks import is_main
 from rstar_cli.records import Problem
 from rstar_cli.sandbox import Sandbox
 
@@ -180,6 +181,8 @@ class StageRecord:
         self._note("complete", tokens or {}, counts=dict(counts), outputs=outputs)
 
     def _note(self, status: str, tokens: Mapping[str, int], **more: Any) -> None:
+        if not is_main():
+            return
         self._ticked = time.monotonic()
         tokens_before, seconds_before = self._earlier
         spent = {name: tokens.get(name, 0) + tokens_before.get(name, 0) for name in (*tokens_before, *tokens)}

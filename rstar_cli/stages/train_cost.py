@@ -236,7 +236,7 @@ def count_tokens(rows: Sequence[SftRow | PairRow | StepLabelRow], model: str) ->
     def texts(row: SftRow | PairRow | StepLabelRow) -> list[str]:
         if isinstance(row, PairRow):
             return [row.prompt, row.chosen, row.prompt, row.rejected]
-        return [row.prompt, *([row.completion] if isinstance(row, SftRow) else row.completions)]
+        return [row.prompt, *(step.text for step in row.steps)]
 
     def count(row: SftRow | PairRow | StepLabelRow) -> int:
         if tokenizer is None:

@@ -15,6 +15,7 @@ from rstar_cli.jsonl import read_rows
 from rstar_cli.layout import EMBEDDED, RunDir, model_path, read_manifest
 from rstar_cli.options import TrainPlace
 from rstar_cli.progress import StageProgress
+from rstar_cli.ranks import is_main
 from rstar_cli.records import SftRow
 from rstar_cli.report.loss import draw_loss
 from rstar_cli.stages.common import StageRecord, Summary, refuse_run_flags
@@ -62,6 +63,8 @@ def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> S
     contaminated = refuse_trained(run, rows_of, {row.problem_id for row in rows}, config)
     record.begin()
     _fit(rows, model if previous is None else str(previous), files.policy, config, summary, record)
+    if not is_main():
+        return summary
     summary.figures["start"] = summary.data["start"] = model
     summary.figures |= {f"left out, {choice}": count for choice, count in sorted(left_out.items())}
     summary.figures |= {"contaminated problems": contaminated} if contaminated else {}
@@ -127,6 +130,8 @@ def _on_files(place: TrainPlace, config: TrainPolicyConfig) -> Summary:
     summary = Summary("train-policy", files=[output])
     model = place.model or EMBEDDED
     _fit(read_sft(source, model), model, output, config, summary)
+    if not is_main():
+        return summary
     draw_loss(output, "token")
     return pushed(summary, output, place)
 

@@ -13,6 +13,7 @@ from rstar_cli.layout import EMBEDDED, RunDir, model_path
 from rstar_cli.metrics import told
 from rstar_cli.options import TrainPlace
 from rstar_cli.progress import StageProgress
+from rstar_cli.ranks import is_main
 from rstar_cli.records import PairRow, StepLabelRow
 from rstar_cli.report.loss import draw_loss
 from rstar_cli.stages.common import StageRecord, Summary
@@ -38,6 +39,8 @@ def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> 
         summary = Summary("train-prm", files=[output])
         model = place.model or EMBEDDED
         _fit(read_plain(source, model, config), model, output, config, summary)
+        if not is_main():
+            return summary
         draw_loss(output, prm.loss_unit(config))
         return pushed(summary, output, place)
     files = run.round(place.round)
@@ -66,6 +69,8 @@ def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> 
     contaminated = refuse_trained(run, sources, {row.problem_id for row in rows}, config)
     record.begin()
     _fit(rows, model if policy is None else str(policy), files.prm, config, summary, record)
+    if not is_main():
+        return summary
     summary.data["start"] = model
     summary.data |= {"contaminated problems": contaminated} if contaminated else {}
     summary.figures = _figures(summary.data)

@@ -27,7 +27,14 @@ of the same order for a 7B model on a GPU, which reads its weights once a pass."
 
 
 def plan_updates(
-    lengths: Sequence[int], *, epochs: float, batch_size: int, batch_tokens: int, seed: int, packed: bool = False
+    lengths: Sequence[int],
+    *,
+    epochs: float,
+    batch_size: int,
+    batch_tokens: int,
+    seed: int,
+    packed: bool = False,
+    ranks: int = 1,
 ) -> list[Update]:
     """Lay out a whole training run.
 
@@ -41,14 +48,18 @@ def plan_updates(
         batch_tokens: tokens of a micro-batch, padding counted, at most; a longer row goes alone.
         seed: of the row order.
         packed: micro-batches are not padded.
+        ranks: processes that share each micro-batch, so that it may be so many times as large.
     """
     rng = random.Random(seed)
     per_epoch = math.ceil(len(lengths) / batch_size)
     total = max(1, round(epochs * per_epoch))
     plan: list[Update] = []
-    split = pack if packed else cut
     while len(plan) < total:
-        plan += [split(rows, lengths, batch_tokens) for rows in _epoch(lengths, per_epoch, rng)]
+        for rows in _epoch(lengths, per_epoch, rng):
+            if packed:
+                plan.append(pack(rows, lengths, ranks * batch_tokens))
+            else:
+                plan.append(cut(rows, lengths, batch_tokens, ranks))
     return plan[:total]
 
 
@@ -83,8 +94,8 @@ def _share(rows: Sequence[int], lengths: Sequence[int], parts: int) -> list[list
     return shares
 
 
-def cut(rows: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> Update:
-    """Cut the rows of an update into the cheapest micro-batches of at most `batch_tokens` padded tokens.
+def cut(rows: Sequence[int], lengths: Sequence[int], batch_tokens: int, ranks: int = 1) -> Update:
+    """Cut the rows of an update into the cheapest micro-batches of at most `batch_tokens` padded tokens a rank.
 
     The best cut of the first k rows is the cheapest of: a best cut of the first j < k, then one micro-batch of the
     rest, which is padded to row k's length. Quadratic in the rows of an update: microseconds a row.
@@ -93,8 +104,9 @@ def cut(rows: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> Updat
     best: list[tuple[int, int]] = [(0, 0)]  # per k: the cost, and where its last micro-batch starts
     for k, row in enumerate(ordered, start=1):
         longest = lengths[row]
-        most = max(1, batch_tokens // longest)
-        best.append(min((best[j][0] + (k - j) * longest + OVERHEAD, j) for j in range(max(0, k - most), k)))
+        most = ranks * max(1, batch_tokens // longest)
+        costs = ((best[j][0] + math.ceil((k - j) / ranks) * longest + OVERHEAD, j) for j in range(max(0, k - most), k))
+        best.append(min(costs))
     batches: list[MicroBatch] = []
     end = len(ordered)
     while end:

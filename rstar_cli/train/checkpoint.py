@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from rstar_cli.adapters import STEPS, base_of, merge
 from rstar_cli.errors import LockedError, SetupError, StorageError
+from rstar_cli.ranks import is_main
 
 if TYPE_CHECKING:
     import torch
@@ -173,13 +174,17 @@ BESIDE = "beside"
 def workspace(output: Path) -> Iterator[Path]:
     """A directory beside `output`: gone after success, and after a failure that left no saved state of the training.
 
-    Its name is fixed, so that the next training finds what a killed one left: to go on with it, or to clear it.
+    Its name is fixed, so that the next training finds what a killed one left: to go on with it, or to clear it. Of
+    several processes the main one makes and clears it.
 
     Raises:
         LockedError: another process works in it.
         StorageError: it can't be made.
     """
     path = output.parent / f".{output.name}.partial"
+    if not is_main():
+        yield path
+        return
     try:
         path.mkdir(parents=True, exist_ok=True)
         held = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -210,6 +215,8 @@ def save_checkpoint(
 ) -> None:
     """Write safetensors, config, tokenizer, model card and log, then move them to `output` in one rename.
 
+    Of several processes all must call it, since each may hold a part of the weights; the main one writes.
+
     Args:
         model: what to save, in the number format to save it in.
         tokenizer: saved beside it.
@@ -223,8 +230,11 @@ def save_checkpoint(
     from safetensors import SafetensorError
 
     fresh, old = work / "checkpoint", work / "replaced"
+    weights = _gathered(model)
+    if not is_main():
+        return
     try:
-        model.save_pretrained(fresh)
+        model.save_pretrained(fresh, state_dict=weights)
         _mark_adapters(fresh)
         tokenizer.save_pretrained(fresh)
         (fresh / "README.md").write_text(card, encoding="utf-8")
@@ -242,6 +252,20 @@ def save_checkpoint(
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise StorageError(f"{output}: {reason}", remedy="Free space or give another --output.") from error
+
+
+def _gathered(model: PreTrainedModel) -> dict[str, torch.Tensor] | None:
+    """The whole weights, on the CPU of the main process, where each process holds a part; None: the model's own."""
+    from torch.distributed.tensor import DTensor
+
+    names = {name for name, _ in model.named_parameters()}  # tied weights once
+    if not any(isinstance(weight, DTensor) for weight in model.parameters()):
+        return None
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    found: dict[str, Any] = get_model_state_dict(model, options=whole)
+    return {name: weight for name, weight in found.items() if name in names}
 
 
 def _mark_adapters(checkpoint: Path) -> None:

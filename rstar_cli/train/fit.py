@@ -22,6 +22,7 @@ from rstar_cli.adapters import STEPS
 from rstar_cli.config import TrainConfig
 from rstar_cli.errors import DataError, SetupError, UsageError
 from rstar_cli.jsonl import write_rows
+from rstar_cli.ranks import is_main, is_sharded, world_size
 from rstar_cli.train.batches import Update, plan_updates
 from rstar_cli.train.checkpoint import BESIDE, Task, stored_dtype
 from rstar_cli.train.lora import with_adapters, without_adapters
@@ -156,6 +157,7 @@ def make_plan(lengths: Sequence[int], config: TrainConfig, epochs: float, *, pac
         batch_tokens=config.batch_tokens,
         seed=config.seed,
         packed=packed,
+        ranks=world_size(),
     )
 
 
@@ -240,15 +242,16 @@ def fit(
     import torch
 
     check_reporter(config.report_to)
-    saves = Saves(work, _told(log, origin, config, data))
     try:
-        if config.dtype != "4bit":  # is there already
+        if config.dtype != "4bit" and not is_sharded():  # is there already, or goes there in parts
             net.to(machine.device)
         torch.manual_seed(config.seed)
         if config.lora_rank:
             net = with_adapters(net, config, task)
         setup = _setup(net, log, config, machine, work, held_out)
         trainer = make_trainer(net, setup)
+        with trainer.args.main_process_first(local=False):
+            saves = Saves(work, _told(log, origin, config, data))
         trainer.add_callback(keeper(saves, setup.scratch, config.save_minutes, held_out))
         _train(trainer, log, saves)
     except torch.OutOfMemoryError as error:
@@ -256,7 +259,8 @@ def fit(
             f"out of memory on {machine.device}",
             remedy="Lower --batch-tokens, or give --lora-rank 16: it needs an eighth of the memory.",
         ) from error
-    _write_log(trainer.state, log, work / BESIDE)
+    if is_main():
+        _write_log(trainer.state, log, work / BESIDE)
     trained: PreTrainedModel = without_adapters(trainer.model, config, task, work) if merge else trainer.model
     setattr(trained.config, STEPS, True)  # it knows the step format now: no worked examples before a problem
     return trained.to(stored_dtype(origin)) if merge else trained

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from rstar_cli.cores import leave_one_core
 from rstar_cli.errors import SetupError
+from rstar_cli.ranks import local_rank, world_size
 
 if TYPE_CHECKING:
     import torch
@@ -41,20 +41,18 @@ def find_machine(device: Device, dtype: Dtype) -> Machine:
     equal loss. `4bit` is a format of stored weights: it computes in bfloat16.
 
     Raises:
-        SetupError: no such device, several training processes, or four bits without a GPU or bitsandbytes.
+        SetupError: no such device, or four bits without a GPU or bitsandbytes, or in several processes.
     """
     import torch
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise SetupError(
-            "training runs in one process on one device",
-            remedy="Start it without torchrun or accelerate; --lora-rank fits a large model on one GPU.",
-        )
+    if dtype == "4bit" and world_size() > 1:
+        raise SetupError("--dtype 4bit trains in one process", remedy="Start it without torchrun or accelerate.")
     if device == "cuda" and not torch.cuda.is_available():
         raise SetupError("no CUDA device is there", remedy="Leave out --device, or give --device cpu.")
     if dtype == "4bit":
         _check_four_bits(device)
     if device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
         return Machine(
             "cuda", dtype in ("bfloat16", "4bit") or (dtype == "auto" and torch.cuda.is_bf16_supported()), "sdpa"
         )

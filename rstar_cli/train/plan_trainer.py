@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rstar_cli.errors import SetupError, StorageError
+from rstar_cli.ranks import rank, world_size
 from rstar_cli.train.batches import MicroBatch, Update
 from rstar_cli.train.machine import Machine
 
@@ -77,6 +80,20 @@ class Setup:
     report: Report | None = None
 
 
+class Part(NamedTuple):
+    """A process's part of a micro-batch.
+
+    Where there are too few rows for all it is a row of another's, and does not count: all must do as many passes.
+
+    Attributes:
+        tensors: the rows.
+        counts: whether they are to be learnt.
+    """
+
+    tensors: Tensors
+    counts: bool
+
+
 class Planned(ABC):
     """Mixed into a trainer of transformers or TRL: its `train()` goes through the plan once.
 
@@ -101,15 +118,32 @@ class Planned(ABC):
     def share(self, batch: Tensors) -> float:
         """What a micro-batch weighs within its update."""
 
-    def training_step(self, model: Any, inputs: list[Tensors], num_items_in_batch: Any = None) -> Any:  # noqa: ARG002
-        """Sum the gradients of an update's micro-batches; `compute_loss` divides each by the update's whole weight."""
+    def training_step(self, model: Any, inputs: list[Part], num_items_in_batch: Any = None) -> Any:  # noqa: ARG002
+        """Sum the gradients of an update's micro-batches; `compute_loss` divides each by the update's whole weight.
+
+        Gradients are averaged over the processes, so each divides by its part of the weight only: their mean is the
+        sum. They are exchanged after the last micro-batch; sharded ones after each, which takes less memory.
+        """
         step: Any = super()
-        whole = sum(self.share(batch) for batch in inputs)
+        trainer: Any = self
+        mean = self._over_all(sum(self.share(part.tensors) for part in inputs if part.counts)) / world_size()
         total: Any = 0
-        for batch in inputs:
-            total += step.training_step(model, batch, whole)
-        self.told = self.on_update(float(total))
+        for number, part in enumerate(inputs, 1):
+            later = number < len(inputs) and not trainer.is_fsdp_enabled
+            with trainer.accelerator.no_sync(model) if later else nullcontext():
+                total += step.training_step(model, part.tensors, mean if part.counts else math.inf)
+        self.told = self.on_update(self._over_all(float(total)) / world_size())
         return total
+
+    def _over_all(self, value: float) -> float:
+        """The sum over all processes."""
+        if world_size() == 1:
+            return value
+        import torch
+
+        trainer: Any = self
+        told = torch.tensor(value, dtype=torch.float64, device=trainer.accelerator.device)
+        return float(trainer.accelerator.reduce(told, "sum"))
 
     def evaluate(self, *_: object, **__: object) -> dict[str, float]:
         """The loss on the held-out rows, as in training but with no gradient; it goes into the log."""
@@ -117,13 +151,13 @@ class Planned(ABC):
 
         trainer: Any = self
         trainer.model.eval()
-        batches = self.held_out[0]
-        total, whole = 0.0, sum(self.share(batch) for batch in batches)
+        parts = self.held_out[0]
+        total, whole = 0.0, self._over_all(sum(self.share(part.tensors) for part in parts if part.counts))
         with torch.no_grad(), trainer.compute_loss_context_manager():
-            for batch in batches:
-                inputs = trainer._prepare_inputs(batch)
-                total += float(trainer.compute_loss(trainer.model, inputs, num_items_in_batch=whole))
-        metrics = {"eval_loss": total}
+            for part in parts:
+                inputs, weight = trainer._prepare_inputs(part.tensors), whole if part.counts else math.inf
+                total += float(trainer.compute_loss(trainer.model, inputs, num_items_in_batch=weight))
+        metrics = {"eval_loss": self._over_all(total)}
         self.log(dict(metrics))
         trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
         return metrics
@@ -157,7 +191,7 @@ class Planned(ABC):
 
 
 class Updates:
-    """The updates as a data set: each item is a list of micro-batches.
+    """The updates as a data set: each item is a list of micro-batches, or of this process's part of each.
 
     Args:
         plan: the updates.
@@ -171,8 +205,9 @@ class Updates:
     def __len__(self) -> int:
         return len(self._plan)
 
-    def __getitem__(self, number: int) -> list[Tensors]:
-        return [self._tensors(batch) for batch in self._plan[number]]
+    def __getitem__(self, number: int) -> list[Part]:
+        shares = [(batch[rank() :: world_size()], batch) for batch in self._plan[number]]
+        return [Part(self._tensors(mine or batch[:1]), bool(mine)) for mine, batch in shares]
 
 
 def _only(items: Sequence[Any]) -> Any:
@@ -209,8 +244,10 @@ def build(
         train_dataset=rows,
         processing_class=tokenizer,
         data_collator=list,  # batches come ready from the plan; TRL's own collator would want a padding token
-        optimizers=setup.optimizers,
     )
+    trainer.optimizer, trainer.lr_scheduler = (
+        setup.optimizers
+    )  # as an argument they are refused where weights are sharded
     trainer.updates = Updates(setup.plan, tensors)
     trainer.held_out = Updates([setup.held_out], tensors)
     trainer.on_update = setup.on_update
@@ -244,6 +281,8 @@ def settings(kind: Any, net: PreTrainedModel, setup: Setup, **own: object) -> An
         **_reported(setup.report),
         disable_tqdm=True,
         seed=setup.seed,
+        ddp_find_unused_parameters=False,
+        average_tokens_across_devices=False,  # the plan's trainer weighs all processes' tokens
         **own,
     )
     made._n_gpu = min(1, made.n_gpu)  # one GPU of several: TRL refuses torch's DataParallel

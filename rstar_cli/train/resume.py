@@ -19,6 +19,7 @@ from typing import Any
 
 from rstar_cli.jsonl import digest
 from rstar_cli.layout import write_bytes
+from rstar_cli.ranks import agree, is_main, wait
 from rstar_cli.train.batches import Update
 from rstar_cli.train.checkpoint import BESIDE, SAVED, sync
 
@@ -44,7 +45,8 @@ class HeldOut:
 class Saves:
     """The saved states of one training in its workspace.
 
-    Whatever an earlier process left there is removed, but for whole states of this very training.
+    Whatever an earlier process left there is removed, but for whole states of this very training. Of several processes
+    the main one alone touches the disk.
 
     Args:
         work: the workspace.
@@ -53,6 +55,8 @@ class Saves:
 
     def __init__(self, work: Path, training: Mapping[str, Any]) -> None:
         self._folder = work / SAVED
+        if not is_main():
+            return
         name = work / "training.json"
         told = json.dumps(training, sort_keys=True).encode()
         same = name.exists() and name.read_bytes() == told
@@ -79,6 +83,9 @@ class Saves:
             update: after which it was written.
             others: updates whose states are kept beside it.
         """
+        wait()  # for what the others have to write of it
+        if not is_main():
+            return
         for path in [*written.rglob("*"), written]:
             sync(path)
         self._folder.mkdir(exist_ok=True)
@@ -133,7 +140,7 @@ def keeper(saves: Saves, scratch: Path, minutes: float, held_out: HeldOut | None
             """Save where it is time; evaluate where that is asked for."""
             self._asked = time.monotonic()
             ends = state.global_step == state.max_steps
-            control.should_save = not ends and self._asked - self._last >= self._wait
+            control.should_save = agree(not ends and self._asked - self._last >= self._wait)
             control.should_evaluate = held_out is not None and state.global_step in held_out.at
 
         def on_evaluate(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ARG002

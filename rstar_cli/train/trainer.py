@@ -69,7 +69,7 @@ def _trainer_class() -> Any:
                 tensors = {name: tensor for name, tensor in inputs.items() if name != "labels"}
                 output = model(**tensors, use_cache=False)
             loss = cross_entropy(output.logits.float(), targets[learnt], reduction="sum")
-            return loss / max(1, num_items_in_batch)
+            return loss / (num_items_in_batch or 1)
 
     return PlanTrainer
 
