@@ -34,7 +34,8 @@ batch-size = 16
 batch-tokens = 4096
 held-out = 0.3
 """
-OBJECTIVES = ("ppm", "orm", "prm-hard", "prm-soft")
+OTHERS = ("ppm", "orm", "prm-soft")
+OBJECTIVES = ("prm-hard", *OTHERS)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_every_objective_tells_how_it_judges_problems_it_never_saw(trained: dict
     assert "held-out AUC of solutions within a problem" in (run / "round_1/prm/README.md").read_text()
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", ["prm-hard", *(pytest.param(o, marks=pytest.mark.slow) for o in OTHERS)])
 def test_a_search_scores_steps_as_plain_transformers_does(trained: dict[str, Path], objective: str) -> None:
     """Ids, places and scale: what the trees of a guided search hold is what the checkpoint says of labelled rows."""
     import torch

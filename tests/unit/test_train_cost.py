@@ -138,7 +138,9 @@ def test_tokens_of_all_kinds_of_rows(tmp_path: Path) -> None:
             problem_id="p", kind="step", prompt="what", chosen="a = 1", rejected="a = 1", q_gap=1, weight=1,
             prefix=(RowSegment(text="what"),), chosen_steps=segment, rejected_steps=segment,
         ),
-        StepLabelRow(problem_id="p", prompt="what", completions=("a = 1",), labels=(True,), values=(1.0,), steps=segment),
+        StepLabelRow(
+            problem_id="p", prompt="what", completions=("a = 1",), labels=(True,), values=(1.0,), steps=segment
+        ),
     ]  # fmt: skip
     sft, pair, labelled = count_tokens(rows, model)
     assert pair == 2 * sft == 2 * labelled > 0

@@ -24,7 +24,8 @@ from rstar_cli.tokens import StepTokenizer
 from rstar_cli.train.checkpoint import load_scorer
 from rstar_cli.train.fit import is_held_out
 from rstar_cli.train.label_trainer import LabelledIds
-from rstar_cli.train.prm import PrmReport, train_prm
+from rstar_cli.train.prm import PrmReport, count_updates, train_prm
+from rstar_cli.train.prm_data import chosen
 from rstar_cli.train.prm_report import Judged, ranking_of, solution_scores
 from tests.models import save
 
@@ -321,3 +322,23 @@ def test_equal_trainings_give_equal_weights(base: Path, tmp_path: Path) -> None:
         fit(base, tmp_path / name, min_updates=4)
     for file in ("model.safetensors", "README.md", "config.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_of_wrong_solutions_the_likeliest_are_learnt_from(base: Path, tmp_path: Path) -> None:
+    """By problem; right ones are all kept; without likelihoods the first ones are."""
+
+    def rows(*logprobs: float | None) -> list[StepLabelRow]:
+        wrong = [row(i, "+", right=False) for i in (1, 2) for _ in logprobs]
+        told = [each.model_copy(update={"logprob": logprobs[n % len(logprobs)]}) for n, each in enumerate(wrong)]
+        return [row(1, "*", right=True), *told, row(2, "*", right=True)]
+
+    def kept(given: list[StepLabelRow], negatives: int) -> list[int]:
+        found = chosen(given, settings(negatives=negatives))
+        return [n for n, each in enumerate(given) if any(each is other for other in found)]
+
+    assert kept(rows(-3.0, -1.0, -2.0), 0) == list(range(8))
+    assert kept(rows(-3.0, -1.0, -2.0), 2) == [0, 2, 3, 5, 6, 7]
+    assert kept(rows(None, None, None), 1) == [0, 1, 4, 7]
+    report = fit(base, tmp_path / "out", rows(-3.0, -1.0, -2.0), negatives=1, held_out=0)
+    assert report.rows == 4
+    assert count_updates(rows(-3.0, -1.0, -2.0), settings(negatives=1, held_out=0, batch_size=2, epochs=2)) == 4
