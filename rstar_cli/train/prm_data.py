@@ -107,7 +107,7 @@ def _put(data: PrmData, row: PrmRow, tokenizer: StepTokenizer, config: TrainPrmC
     if len(ids) <= config.max_length:
         labelled = _labelled(row, ids, ends, config)
         if apart:
-            data.held_out_labels.append(Judged(row.problem_id, row.completions[-1], row.labels, labelled))
+            data.held_out_labels.append(Judged(row.problem_id, row.completions[-1], row.labels, labelled, row.logprob))
         else:
             data.labels.append(labelled)
     return len(ids)
