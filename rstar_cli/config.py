@@ -247,10 +247,11 @@ class VerifyConfig(SandboxConfig, GradingConfig):
 
     top: int = Field(2, ge=1)
     """Correct trajectories kept a problem for training, by mean Q."""
-    pairs: Literal["paper", "margin", "upstream"] = "margin"
+    pairs: Literal["paper", "margin", "likely", "upstream"] = "margin"
     """Preference pairs: `paper`: below each step the 2 best that reach a right answer against the 2 worst that do not,
-    and whole solutions; `margin`: of these steps, those whose Q differs by 0.5; `upstream`: of those, the ones that
-    differ by 20 edits, and no whole solutions."""
+    and whole solutions, right ones against those of lowest Q; `margin`: of these steps, those whose Q differs by 0.5;
+    `likely`: the same steps, and right solutions against the wrong ones that are likeliest under the policy;
+    `upstream`: steps that differ by 0.5 and by 20 edits, and no whole solutions."""
 
 
 class TrainConfig(Settings):
@@ -315,6 +316,9 @@ class TrainPrmConfig(TrainConfig):
     objective: Literal["ppm", "orm", "prm-hard", "prm-soft"] = "ppm"
     """`ppm`: of two steps or solutions the better one scores higher (paper); `orm`: whether a solution is right;
     `prm-hard`: at each step, whether a right answer was reached from it; `prm-soft`: at each step, its Q."""
+    negatives: int = Field(0, ge=0)
+    """Wrong solutions a problem that are learnt from and measured on, the likeliest under the policy that gave them;
+    0: all (orm, prm-hard, prm-soft; pairs: see `verify`)."""
     epochs: float = Field(1.0, gt=0)
     """Passes over them."""
     min_updates: int = Field(200, ge=1)

@@ -28,7 +28,7 @@ MIN_MARGIN = 0.5
 """Least difference in Q between the steps of a preference pair, of a range of 2 (upstream: `sample_rm_data.py`)."""
 MIN_EDITS = 20
 """Least edit distance between them, in characters (the same script)."""
-PairRule = Literal["paper", "margin", "upstream"]
+PairRule = Literal["paper", "margin", "likely", "upstream"]
 """Which pairs there are: `config.VerifyConfig.pairs` says what each is."""
 
 _WRONG = (Verdict.INCORRECT, Verdict.NO_ANSWER)
@@ -208,14 +208,21 @@ def _reaches(solutions: Iterable[SolutionRow]) -> tuple[set[int], set[int]]:
     return right, wrong
 
 
+def _logprob(tree: Tree, found: SolutionRow) -> float | None:
+    """The policy's log-probability of a solution, nats; None where the engine did not tell."""
+    priors = [prior for i in found.node_ids if (prior := tree.nodes[i].prior) is not None]
+    return sum(priors) if len(priors) == len(found.node_ids) else None
+
+
 def pair_rows(tree: Tree, solutions: Sequence[SolutionRow], rule: PairRule = "margin") -> list[PairRow]:
     """Preferences between steps, then between whole solutions.
 
     Steps: below each node the 2 best that reach a right answer against the 2 worst that do not (paper, section 3.3).
-    Solutions, for the answer step: the 2 right ones of highest mean Q against the 2 wrong ones of lowest. `margin` and
-    `upstream` leave out steps of like Q; `upstream` those of like text, too, and whole solutions.
+    Solutions, for the answer step: the 2 right ones of highest mean Q against the 2 wrong ones of lowest, or with
+    `likely` the 2 right ones against the 4 wrong ones that the policy finds likeliest. All rules but `paper` leave out
+    steps of like Q; `upstream` those of like text, too, and whole solutions.
     """
-    return _step_pairs(tree, solutions, rule) + ([] if rule == "upstream" else _solution_pairs(tree, solutions))
+    return _step_pairs(tree, solutions, rule) + ([] if rule == "upstream" else _solution_pairs(tree, solutions, rule))
 
 
 def _step_pairs(tree: Tree, solutions: Sequence[SolutionRow], rule: PairRule) -> list[PairRow]:
@@ -241,16 +248,24 @@ def _differ(good: TreeNode, bad: TreeNode, rule: PairRule) -> bool:
 
     if rule == "paper":
         return True
-    far = rule == "margin" or Levenshtein.distance(good.text, bad.text, score_cutoff=MIN_EDITS) >= MIN_EDITS
+    far = rule != "upstream" or Levenshtein.distance(good.text, bad.text, score_cutoff=MIN_EDITS) >= MIN_EDITS
     return far and good.q - bad.q >= MIN_MARGIN
 
 
-def _solution_pairs(tree: Tree, solutions: Sequence[SolutionRow]) -> list[PairRow]:
+def _solution_pairs(tree: Tree, solutions: Sequence[SolutionRow], rule: PairRule) -> list[PairRow]:
     def nodes(found: SolutionRow) -> list[TreeNode]:
         return [tree.nodes[i] for i in found.node_ids]
 
-    right = sorted((s for s in solutions if s.verdict is Verdict.CORRECT), key=lambda s: (-s.mean_q, s.node_ids))[:2]
-    wrong = sorted((s for s in solutions if s.verdict in _WRONG), key=lambda s: (s.mean_q, s.node_ids))[:2]
+    def by_likelihood(found: SolutionRow) -> tuple[float, tuple[int, ...]]:
+        return -(_logprob(tree, found) or 0.0), found.node_ids
+
+    right = [s for s in solutions if s.verdict is Verdict.CORRECT]
+    wrong = [s for s in solutions if s.verdict in _WRONG]
+    if rule == "likely":
+        right, wrong = sorted(right, key=by_likelihood)[:2], sorted(wrong, key=by_likelihood)[:4]
+    else:
+        right = sorted(right, key=lambda s: (-s.mean_q, s.node_ids))[:2]
+        wrong = sorted(wrong, key=lambda s: (s.mean_q, s.node_ids))[:2]
     weight = 1 / max(1, len(right) * len(wrong))
     return [_pair(tree, "solution", [], nodes(r), nodes(w), weight) for r in right for w in wrong]
 
@@ -290,6 +305,7 @@ def step_label_rows(tree: Tree, solutions: Sequence[SolutionRow]) -> list[StepLa
             completions=found.steps,
             labels=tuple(i in right for i in found.node_ids),
             values=tuple(tree.nodes[i].q for i in found.node_ids),
+            logprob=_logprob(tree, found),
             steps=tuple(segments(tree.nodes[i] for i in found.node_ids)),
             tokenizer=tree.tokenizer,
         )

@@ -223,6 +223,7 @@ class StepLabelRow(Row):
         completions: the steps, the answer last; at least one.
         labels: whether a right answer was reached from each step; the last one: whether the solution is right.
         values: Q of each step, in [-1, 1].
+        logprob: the policy's log-probability of the solution, nats, where it is known.
         steps: `completions` as they were sampled, and between them what the program printed (`output`).
         tokenizer: fingerprint of the tokenizer that the `token_ids` belong to.
     """
@@ -232,6 +233,7 @@ class StepLabelRow(Row):
     completions: tuple[str, ...] = Field(min_length=1)
     labels: tuple[bool, ...]
     values: tuple[Annotated[float, Field(ge=-1, le=1)], ...]
+    logprob: float | None = None
     steps: tuple[RowSegment, ...]
     tokenizer: str = ""
 

@@ -35,7 +35,8 @@ from rstar_cli.stages.train_files import read_sft
 from rstar_cli.stages.train_policy import plain_files, policy_inputs
 from rstar_cli.stages.train_prm import prm_inputs, read_plain, read_prm_rows
 from rstar_cli.train.fit import is_held_out
-from rstar_cli.train.prm import LEARNT, PrmRow, count_updates, is_learnt
+from rstar_cli.train.prm import count_updates
+from rstar_cli.train.prm_data import LEARNT, PrmRow, chosen, is_learnt
 
 ROW_TOKENS = 512
 """Of a training row, where there is none yet to look at."""
@@ -129,6 +130,7 @@ def dry_run_train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | N
         model = place.model or str(policy)
         _check_model(model)
         rows = [row for row in read_prm_rows(sources, config) if is_learnt(row, config)]
+    rows = chosen(rows, config)
     held_out, learnt = sum(is_held_out(row.problem_id, config) for row in rows), LEARNT[config.objective]
     summary.figures |= {"model": model, f"{learnt}s": len(rows) - held_out, f"{learnt}s held out": held_out}
     updates = summary.figures["updates"] = count_updates(rows, config)

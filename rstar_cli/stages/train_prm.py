@@ -23,7 +23,7 @@ from rstar_cli.stages.train_files import read_pairs, read_step_labels
 from rstar_cli.stages.train_policy import check_fresh, plain_files, show_on
 from rstar_cli.train import prm, prm_report
 from rstar_cli.train.fit import is_held_out
-from rstar_cli.train.prm import PrmRow
+from rstar_cli.train.prm_data import LEARNT, PrmRow, is_learnt
 
 
 def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> Summary:
@@ -59,7 +59,7 @@ def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> 
         for path in paths:
             check_fresh(run, number, path)
     rows = read_prm_rows(sources, config)
-    if not any(prm.is_learnt(row, config) for row in rows):
+    if not any(is_learnt(row, config) for row in rows):
         pairs = config.objective == "ppm"
         raise DataError(
             "there is no pair: no problem has both a right and a wrong solution" if pairs else "there is no solution",
@@ -113,7 +113,7 @@ def read_prm_rows(sources: Mapping[int, Sequence[Path]], config: TrainPrmConfig)
         config: settings.
     """
     rows = (row for paths in sources.values() for path in paths for row in read_rows(path, _KINDS[path.name]))
-    return [row for row in rows if prm.is_learnt(row, config) or is_held_out(row.problem_id, config)]
+    return [row for row in rows if is_learnt(row, config) or is_held_out(row.problem_id, config)]
 
 
 def read_plain(source: Path, model: str, config: TrainPrmConfig) -> Sequence[PrmRow]:
@@ -133,7 +133,7 @@ def _fit(
     with StageProgress(summary.stage, prm.count_updates(rows, config), file=file) as progress:
         show = show_on(progress, record)
         report = prm.train_prm(rows, model=model_path(model), output=output, config=config, on_progress=show)
-    learnt = prm.LEARNT[config.objective]
+    learnt = LEARNT[config.objective]
     summary.data = {
         "start": model,
         f"{learnt}s": report.rows,

@@ -21,12 +21,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from rstar_cli.config import TrainPrmConfig
-from rstar_cli.errors import DataError
 from rstar_cli.metrics import Estimate, told
-from rstar_cli.records import PairRow, StepLabelRow
 from rstar_cli.tokens import StepTokenizer
 from rstar_cli.train.checkpoint import load_scorer, save_checkpoint, workspace
 from rstar_cli.train.fit import (
@@ -41,18 +39,16 @@ from rstar_cli.train.fit import (
     make_plan,
     quiet,
 )
-from rstar_cli.train.label_trainer import LabelledIds, make_label_trainer
+from rstar_cli.train.label_trainer import make_label_trainer
 from rstar_cli.train.machine import find_machine
 from rstar_cli.train.plan_trainer import Setup
-from rstar_cli.train.prm_report import Judged, Ranking, pairwise_accuracy, ranking, shown
+from rstar_cli.train.prm_data import LEARNT, PrmData, PrmRow, chosen, encode, is_learnt
+from rstar_cli.train.prm_report import Ranking, pairwise_accuracy, ranking, shown
 from rstar_cli.train.resume import fingerprint
-from rstar_cli.train.reward_trainer import TokenPair, make_reward_trainer
+from rstar_cli.train.reward_trainer import make_reward_trainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
-
-PrmRow: TypeAlias = PairRow | StepLabelRow
-"""What a PRM is trained or measured on."""
 
 VALUE_SCALE = {"loss": 1.0, "after": 5.0}
 """By `squash`: what a PPM's score is divided by before tanh makes a value of it. The loss compares tanh(score) (paper),
@@ -60,9 +56,6 @@ or the scores themselves, which then grow to several units (upstream: tanh(score
 
 LABEL_SCALE = 2.0
 """The same where sigmoid(score) is a probability p: tanh(score / 2) = 2p - 1."""
-
-LEARNT = {"ppm": "pair", "orm": "solution", "prm-hard": "solution", "prm-soft": "solution"}
-"""By objective: what a row of its training is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,24 +88,6 @@ class PrmReport:
     output: Path
 
 
-@dataclass(slots=True)
-class _Data:
-    """Rows as token ids, those too long left out: pairs or labels to train on, and what is kept apart of both kinds."""
-
-    pairs: list[TokenPair]
-    labels: list[LabelledIds]
-    held_out_pairs: list[tuple[str, TokenPair]]
-    held_out_labels: list[Judged]
-    dropped: int = 0
-
-    @property
-    def every_ids(self) -> Iterable[list[int]]:
-        """The token ids of every row."""
-        for pair in [*self.pairs, *(pair for _, pair in self.held_out_pairs)]:
-            yield from (pair.chosen, pair.rejected)
-        yield from (row.ids for row in [*self.labels, *(judged.row for judged in self.held_out_labels)])
-
-
 def train_prm(
     rows: Sequence[PrmRow],
     *,
@@ -141,7 +116,7 @@ def train_prm(
     machine = find_machine(config.device, config.dtype)
     with quiet(), workspace(output) as work:
         tokenizer = StepTokenizer.load(model)
-        data = _encode(rows, tokenizer, config)
+        data = encode(rows, tokenizer, config)
         padded = [pair.padded for pair in data.pairs] or [len(row.ids) for row in data.labels]
         tokens = [pair.tokens for pair in data.pairs] or padded
         passes = _updates(len(padded), config) / math.ceil(len(padded) / config.batch_size)
@@ -175,88 +150,25 @@ def loss_unit(config: TrainPrmConfig) -> str:
     return "pair" if config.objective == "ppm" else "label"
 
 
-def is_learnt(row: PrmRow, config: TrainPrmConfig) -> bool:
-    """Whether a row is of the kind that the objective learns from."""
-    return isinstance(row, PairRow) == (config.objective == "ppm")
-
-
 def count_updates(rows: Iterable[PrmRow], config: TrainPrmConfig) -> int:
     """Updates of a training on these rows, as long as none of them is too long."""
-    trained_on = (row for row in rows if is_learnt(row, config) and not is_held_out(row.problem_id, config))
-    return _updates(sum(1 for _ in trained_on), config)
+    rows = chosen([row for row in rows if is_learnt(row, config) and not is_held_out(row.problem_id, config)], config)
+    return _updates(len(rows), config)
 
 
 def _updates(rows: int, config: TrainPrmConfig) -> int:
     return max(config.min_updates, round(config.epochs * math.ceil(rows / config.batch_size)))
 
 
-def _encode(rows: Sequence[PrmRow], tokenizer: StepTokenizer, config: TrainPrmConfig) -> _Data:
-    """Rows as token ids.
-
-    Raises:
-        DataError: nothing to train on: no row of the kind, all too long, or all kept apart.
-    """
-    data, learnt = _Data([], [], [], []), LEARNT[config.objective]
-    wanted = [row for row in rows if is_learnt(row, config)]
-    if not wanted:
-        file = "pairs.jsonl" if config.objective == "ppm" else "step_labels.jsonl"
-        raise DataError(f"there is no {learnt} to train on", remedy=f"Run `rstar verify` first; it writes {file}.")
-    lengths = [_put(data, row, tokenizer, config) for row in wanted]
-    data.dropped = sum(length > config.max_length for length in lengths)
-    if data.dropped == len(wanted):
-        what = "have a side" if learnt == "pair" else "are"
-        raise DataError(
-            f"all {len(wanted)} {learnt}s {what} longer than {config.max_length} tokens; the shortest has "
-            f"{min(lengths)}",
-            remedy=f"Give --max-length {min(lengths)} or more.",
-        )
-    if not data.pairs and not data.labels:
-        raise DataError(
-            f"there is no {learnt} to train on: the problems of all {len(wanted) - data.dropped} are held out",
-            remedy=f"Give {learnt}s of more problems, or --held-out 0.",
-        )
-    for row in rows:
-        if not is_learnt(row, config) and is_held_out(row.problem_id, config):
-            _put(data, row, tokenizer, config)
-    return data
-
-
-def _put(data: _Data, row: PrmRow, tokenizer: StepTokenizer, config: TrainPrmConfig) -> int:
-    """Put a row where it belongs unless it is too long; returns its length (of a pair: of the longer side), tokens."""
-    apart = is_held_out(row.problem_id, config)
-    if isinstance(row, PairRow):
-        pair = TokenPair(*tokenizer.pair_ids(row), row.weight)
-        if pair.longest <= config.max_length:
-            data.held_out_pairs.append((row.kind, pair)) if apart else data.pairs.append(pair)
-        return pair.longest
-    ids, ends = tokenizer.label_ids(row)
-    if len(ids) <= config.max_length:
-        labelled = _labelled(row, ids, ends, config)
-        if apart:
-            data.held_out_labels.append(Judged(row.problem_id, row.completions[-1], row.labels, labelled))
-        else:
-            data.labels.append(labelled)
-    return len(ids)
-
-
-def _labelled(row: StepLabelRow, ids: list[int], ends: list[int], config: TrainPrmConfig) -> LabelledIds:
-    """What the objective says of a solution; of one that is kept apart every step is scored."""
-    if config.objective == "orm" and not is_held_out(row.problem_id, config):
-        return LabelledIds(ids, ends[-1:], [float(row.labels[-1])])
-    if config.objective == "prm-soft":
-        return LabelledIds(ids, ends, [(value + 1) / 2 for value in row.values])
-    return LabelledIds(ids, ends, [float(label) for label in row.labels])
-
-
 def _trainer(
-    net: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: _Data, setup: Setup, config: TrainPrmConfig
+    net: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: PrmData, setup: Setup, config: TrainPrmConfig
 ) -> Trainer:
     if config.objective == "ppm":
         return make_reward_trainer(net, tokenizer, data.pairs, setup, squash=config.squash == "loss")
     return make_label_trainer(net, tokenizer, data.labels, setup)
 
 
-def _report(data: _Data, log: TrainLog, trained: PreTrainedModel, config: TrainPrmConfig, output: Path) -> PrmReport:
+def _report(data: PrmData, log: TrainLog, trained: PreTrainedModel, config: TrainPrmConfig, output: Path) -> PrmReport:
     tokens, scale = config.batch_tokens, value_scale(config)
     return PrmReport(
         rows=len(data.pairs) or len(data.labels),

@@ -48,12 +48,14 @@ class Judged:
         answer: the text of its answer step: equal texts are one vote.
         labels: of each step, whether a right answer was reached from it; the last one: whether the solution is right.
         row: its token ids, and where its steps end.
+        logprob: the policy's log-probability of it, nats; None: unknown.
     """
 
     problem_id: str
     answer: str
     labels: tuple[bool, ...]
     row: LabelledIds
+    logprob: float | None = None
 
 
 def ranking(
@@ -61,8 +63,9 @@ def ranking(
 ) -> Ranking:
     """Figures of the values of solutions and their steps; those that can't be had (nothing is wrong, say) are left out.
 
-    The choices are of up to n solutions of each problem, drawn by the seed, where one has at least two. A search finds
-    each solution once and ends with enough right ones: they are not a policy's samples, which `rstar evaluate` judges.
+    The choices are of n solutions of each problem that has at least two, drawn by the seed with replacement, by their
+    likelihoods: as the policy would give them, could it give no others. What a choice among a policy's real samples is
+    worth, `rstar evaluate` tells.
 
     Args:
         net: the scorer.
@@ -108,12 +111,13 @@ def _calibration(problems: Iterable[Sequence[tuple[float, bool]]]) -> float | No
 def _choices(
     by_problem: dict[str, list[tuple[Judged, Sequence[float]]]], n: int, seed: int
 ) -> dict[str, Estimate | None]:
-    """Accuracy of each way to choose one of up to n solutions, over the problems with two at least."""
+    """Accuracy of each way to choose one of n drawn solutions, over the problems with two at least."""
     right: defaultdict[str, list[float]] = defaultdict(list)
     for problem_id, found in by_problem.items():
         if len(found) < 2:
             continue
-        drawn = random.Random(f"{seed}:{problem_id}:{n}").sample(found, min(n, len(found)))
+        chances = _chances([solution for solution, _ in found])
+        drawn = random.Random(f"{seed}:{problem_id}:{n}").choices(found, chances, k=n)
         labels = [solution.labels[-1] for solution, _ in drawn]
         values = [steps[-1] for _, steps in drawn]
         groups = _answer_groups([solution for solution, _ in drawn])
@@ -124,8 +128,16 @@ def _choices(
         }
         for name, index in picked.items():
             right[name].append(float(index is not None and labels[index]))
-        right["random"].append(sum(labels) / len(labels))
+        right["random"].append(sum(c for c, (s, _) in zip(chances, found, strict=True) if s.labels[-1]) / sum(chances))
     return {f"{name}@{n}": estimate(outcomes) for name, outcomes in right.items()}
+
+
+def _chances(solutions: Sequence[Judged]) -> list[float]:
+    """How likely each is to be drawn, in proportion; equally where a likelihood is unknown."""
+    told = [solution.logprob for solution in solutions if solution.logprob is not None]
+    if len(told) < len(solutions):
+        return [1.0] * len(solutions)
+    return [math.exp(logprob - max(told)) for logprob in told]
 
 
 def _answer_groups(solutions: Sequence[Judged]) -> list[int | None]:

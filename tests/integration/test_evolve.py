@@ -54,12 +54,13 @@ rollouts = 4
 rollout-style = "complete"
 in-flight = 2
 """
+CLOCKED = ("manifest.json", "report.html", "train_log.jsonl")
 ENV = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def artifacts(run: Path) -> dict[str, str]:
-    """Every file of a run by its hash; manifests hold clock times and are left out."""
-    files = (p for p in run.rglob("*") if p.is_file() and p.name != "manifest.json")
+    """Every file of a run by its hash; those that hold clock times are left out."""
+    files = (p for p in run.rglob("*") if p.is_file() and p.name not in CLOCKED)
     return {str(p.relative_to(run)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

@@ -190,3 +190,29 @@ def test_labels_tell_whether_a_right_answer_was_reached() -> None:
     labelled = step_label_rows(TREE, rows())
     assert [row.labels for row in labelled] == [(True,) * 3, (False,) * 3, (True,) * 3, (True,) * 3]
     assert labelled[1].values == (-1.0, -1.0, -1.0)
+
+
+def test_likely_pairs_hold_the_wrong_solutions_that_the_policy_would_give() -> None:
+    """Of five wrong solutions the least likely one is left out; the pairs of steps are those of `margin`."""
+    root = TREE.nodes[0]
+    priors = {1: -0.5, 2: -9.0, 3: -1.0, 4: -2.0, 5: -3.0, 6: -4.0, 7: -0.1}
+    nodes = [root] + [
+        TreeNode(id=i, parent=0, depth=1, text=f"<answer>{i}", visits=1, q=-1 + 2 * (i in (1, 7)), prior=prior,
+                 stop=StopReason.ANSWER, answer=str(i))
+        for i, prior in priors.items()
+    ]  # fmt: skip
+    tree = TREE.model_copy(update={"nodes": tuple(nodes)})
+    found = [
+        solution(
+            tree, each, ExecutionResult(ExecutionStatus.OK, ""),
+            Grade(Verdict.CORRECT if each.answer in ("1", "7") else Verdict.INCORRECT, "string"),
+        )
+        for each in trajectories(tree)
+    ]  # fmt: skip
+    pairs = pair_rows(tree, found, "likely")
+    assert [(p.chosen[-1], p.rejected[-1]) for p in pairs] == [(r, w) for r in "71" for w in "3456"]
+    assert {p.weight for p in pairs} == {1 / 8}
+    assert [row.logprob for row in step_label_rows(tree, found)] == list(priors.values())
+    lost = tree.model_copy(update={"nodes": (*nodes[:-1], nodes[-1].model_copy(update={"prior": None}))})
+    assert step_label_rows(lost, found)[-1].logprob is None
+    assert pair_rows(TREE, rows(), "likely")[:2] == pair_rows(TREE, rows(), "margin")[:2]

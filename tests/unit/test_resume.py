@@ -21,6 +21,7 @@ from rstar_cli.train.prm import train_prm
 from rstar_cli.train.resume import Saves
 from tests.helpers import rstar
 from tests.models import save
+from tests.unit.test_train_labels import ROWS as LABELS
 from tests.unit.test_train_policy import FAST, OVERFIT, ROWS, fit, read_log, weights
 from tests.unit.test_train_prm import PAIRS
 
@@ -156,11 +157,16 @@ def test_a_full_disk_is_a_storage_error(base: Path, tmp_path: Path, monkeypatch:
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("stage", ["train-policy", pytest.param("train-prm", marks=pytest.mark.slow)])
-def test_killed_in_the_middle_it_ends_with_the_same_weights(base: Path, tmp_path: Path, stage: str) -> None:
+@pytest.mark.parametrize(
+    "learnt", ["policy", pytest.param("ppm", marks=pytest.mark.slow), pytest.param("prm-hard", marks=pytest.mark.slow)]
+)
+def test_killed_in_the_middle_it_ends_with_the_same_weights(base: Path, tmp_path: Path, learnt: str) -> None:
     """SIGKILL, at a moment that nobody chooses: no handler runs, no file is closed."""
-    rows: list[Any] = ROWS if stage == "train-policy" else PAIRS
-    own = {"epochs": 20} if stage == "train-policy" else {"epochs": 0.1, "min_updates": 60}
+    rows: list[Any] = {"policy": ROWS, "ppm": PAIRS, "prm-hard": LABELS}[learnt]
+    stage = "train-policy" if learnt == "policy" else "train-prm"
+    own: dict[str, Any] = {"epochs": 20}
+    if learnt != "policy":
+        own = {"objective": learnt, "epochs": 0.1, "min_updates": 60}
     settings: dict[str, Any] = {**FAST, "optimizer": "muon", **own}
     write_rows(tmp_path / "rows.jsonl", rows)
     parts, whole = tmp_path / "parts", tmp_path / "whole"
