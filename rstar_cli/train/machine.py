@@ -93,7 +93,8 @@ def _register_float32_attention() -> str:
         **kwargs: object,
     ) -> object:
         with torch.autocast("cpu", enabled=False):
-            return sdpa_attention_forward(module, query.float(), key.float(), value.float(), mask, **kwargs)
+            told, weights = sdpa_attention_forward(module, query.float(), key.float(), value.float(), mask, **kwargs)
+        return told.to(query.dtype), weights
 
     AttentionInterface.register(_FLOAT32_ATTENTION, attend)
     AttentionMaskInterface.register(_FLOAT32_ATTENTION, sdpa_mask)

@@ -57,7 +57,7 @@ def _register() -> None:
         with torch.autocast("cpu", enabled=False):
             rows = zip(*(states.float().split(lengths, dim=2) for states in (query, key, value)), strict=True)
             outputs = [sdpa_attention_forward(module, *row, None, **{**kwargs, "is_causal": True})[0] for row in rows]
-        return torch.cat(outputs, dim=1), None
+        return torch.cat(outputs, dim=1).to(query.dtype), None
 
     AttentionInterface.register(_PACKED, attend)
     AttentionMaskInterface.register(_PACKED, lambda *_, **__: None)

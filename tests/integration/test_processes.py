@@ -160,3 +160,14 @@ def test_a_round_has_one_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert list(entry["outputs"]["policy"]["files"]) == ["model.safetensors"]
     assert not list((tmp_path / "r/round_1").glob(".*"))
     assert run(train, tmp_path)["done_before"]
+
+
+@pytest.mark.slow
+def test_shards_compute_in_bfloat16(folder: Path, tmp_path: Path) -> None:
+    case = ("train-policy", "sft", ("--epochs", "1", "--lora-rank", "4"))
+    bfloat16 = ("--dtype", "bfloat16")
+    run([*call(ALONE, case, folder, tmp_path / "1"), *bfloat16], tmp_path)
+    run([*call(SHARDED, case, folder, tmp_path / "2"), *bfloat16], tmp_path)
+    for alone, shared in zip(log_of(tmp_path / "1"), log_of(tmp_path / "2"), strict=True):
+        assert shared["loss"] == pytest.approx(alone["loss"], rel=0.05)
+        assert shared["grad_norm"] == pytest.approx(alone["grad_norm"], rel=0.05)
