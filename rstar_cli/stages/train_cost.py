@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rstar_cli.adapters import base_of
 from rstar_cli.config import TrainConfig, TrainPolicyConfig
 from rstar_cli.engines import checkpoint
 from rstar_cli.errors import SetupError
@@ -81,7 +82,8 @@ def shape_of(model: str) -> Shape | None:
 
     guessed = False
     try:
-        config = AutoConfig.from_pretrained(str(model_path(model)), trust_remote_code=False).get_text_config()
+        path = model_path(model)
+        config = AutoConfig.from_pretrained(base_of(path) or path, trust_remote_code=False).get_text_config()
     except (OSError, ValueError, KeyError):
         config, guessed = _guess(model), True
     if config is None or not all(hasattr(config, name) for name in ("hidden_size", "num_hidden_layers", "vocab_size")):
