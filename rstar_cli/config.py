@@ -304,10 +304,10 @@ class TrainPolicyConfig(TrainConfig):
     held_out: float = Field(0.0, ge=0, lt=1)
     """Share of the problems whose rows are kept apart: their loss is told twice an epoch, and of these weights those of
     the least loss are kept. 0: none, and the last weights are kept."""
+    patience: int = Field(0, ge=0)
+    """Stop after so many held-out losses in a row that are no lower than the least; 0: never."""
     merge: bool = True
     """Merge LoRA adapters into the checkpoint; without, it holds them alone, and their base is needed beside it."""
-    patience: int = Field(0, ge=0)
-    """Stop after so many of these losses in a row that are no lower than the least; 0: never."""
 
 
 class TrainPrmConfig(TrainConfig):
