@@ -290,7 +290,7 @@ class TrainConfig(Settings):
     GPU and the package bitsandbytes."""
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
     """Where the losses are reported to, beside the log in the checkpoint."""
-    save_minutes: float = Field(10.0, ge=0)
+    save_minutes: float = Field(5.0, ge=0)
     """Minutes between two saved states of a training under way, from which a killed one goes on; 0: every update."""
 
 
