@@ -18,18 +18,17 @@ from rstar_cli.engines import checkpoint
 from rstar_cli.errors import SetupError
 from rstar_cli.layout import model_path
 from rstar_cli.records import PairRow, SftRow, StepLabelRow
-from rstar_cli.stages.memory import told_size
+from rstar_cli.stages.memory import NF4_BYTES, told_size
 from rstar_cli.tokens import StepTokenizer
 from rstar_cli.train.fit import LARGE, quiet
 from rstar_cli.train.machine import find_machine
+from rstar_cli.train.trainer import LOGITS
 
 if TYPE_CHECKING:
     from rstar_cli.train.machine import Machine
 
 SHARDS = 8
 """GPUs of one machine, at most."""
-LOGITS = 1 << 26
-"""Logits that a training holds at once, at most (`train/trainer.py`)."""
 _MEASURED = 2e11
 """Floating-point operations of one measured pass at most, as far as a row's length allows: seconds on a CPU."""
 LETTERS = 3
@@ -66,6 +65,11 @@ class Shape:
         """Parameters of the output head, which may be the embedding's, too."""
         return int(self.config.hidden_size * self.config.vocab_size)
 
+    @property
+    def inner(self) -> int:
+        """Parameters of the matrices in the layers."""
+        return sum(inputs * outputs for inputs, outputs in self.linear)
+
     def adapters(self, rank: int) -> int:
         """Parameters of LoRA adapters on every matrix in the layers."""
         return sum(rank * (inputs + outputs) for inputs, outputs in self.linear)
@@ -75,7 +79,7 @@ def shape_of(model: str) -> Shape | None:
     """The sizes of a model; None where nothing tells them.
 
     Args:
-        model: `embedded`, a checkpoint directory, or a hub id.
+        model: `embedded`, a checkpoint directory (of adapters: their base's sizes), or a hub id.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -88,8 +92,11 @@ def shape_of(model: str) -> Shape | None:
         config, guessed = _guess(model), True
     if config is None or not all(hasattr(config, name) for name in ("hidden_size", "num_hidden_layers", "vocab_size")):
         return None
-    with torch.device("meta"):
-        net = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            net = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except ValueError:  # no language model
+        return None
     inside = {name: p for name, p in net.named_parameters() if re.search(r"\.\d+\.", name)}
     first = sum(p.numel() for name, p in inside.items() if re.search(r"^\D*\.0\.", name))
     linear = [
@@ -134,10 +141,10 @@ def training_memory(shape: Shape, config: TrainConfig, machine: Machine, *, scor
         scores: a PRM is trained: it has no logits.
     """
     trained = shape.adapters(config.lora_rank) if config.lora_rank else shape.parameters
-    inner = sum(inputs * outputs for inputs, outputs in shape.linear) if config.optimizer == "muon" else 0
-    moments = 8 * trained - 4 * (trained if config.lora_rank else inner) * (config.optimizer == "muon")
-    frozen = 2 if machine.bfloat16 else 4
-    weights = frozen * shape.parameters + 4 * trained if config.lora_rank else (4 + 2 * machine.bfloat16) * trained
+    moved = trained if config.lora_rank else shape.inner  # by Muon
+    moments = 8 * trained - (4 * moved if config.optimizer == "muon" else 0)
+    copies = 2 * trained if machine.bfloat16 else 0
+    weights = 4 * trained + copies + (_frozen(shape, config, machine) if config.lora_rank else 0)
     each, entry = _activations(shape, machine.bfloat16), 4 * shape.config.hidden_size
     kept = each + entry * shape.layers if checkpoints(shape, machine) else each * shape.layers
     logits = 0 if scores else min(LOGITS, config.batch_tokens * shape.config.vocab_size) * 10  # and their gradients
@@ -147,6 +154,13 @@ def training_memory(shape: Shape, config: TrainConfig, machine: Machine, *, scor
         "optimizer": moments,
         "activations": config.batch_tokens * kept + logits,
     }
+
+
+def _frozen(shape: Shape, config: TrainConfig, machine: Machine) -> float:
+    """Bytes of the weights below adapters: as they are stored, which is taken for the format that they compute in."""
+    if config.dtype == "4bit":
+        return NF4_BYTES * shape.inner + 2 * (shape.parameters - shape.inner)
+    return (2 if machine.bfloat16 else 4) * shape.parameters
 
 
 def _activations(shape: Shape, bfloat16: bool) -> float:
@@ -169,7 +183,7 @@ def tell_memory(shape: Shape, config: TrainConfig, machine: Machine, *, scores: 
     """Memory as a sentence: the parts, whether it fits, else what would."""
     free = checkpoint.free_memory(machine.device)
 
-    def need(**other: int) -> float:
+    def need(**other: int | str) -> float:
         asked = config.model_copy(update=other)
         return sum(training_memory(shape, asked, machine, scores=scores).values())
 
@@ -179,6 +193,8 @@ def tell_memory(shape: Shape, config: TrainConfig, machine: Machine, *, scores: 
     if need() <= free:
         return f"{told}: fits"
     would = [] if config.lora_rank or need(lora_rank=16) > free else ["--lora-rank 16"]
+    if not would and need(lora_rank=config.lora_rank or 16, dtype="4bit") <= free and machine.device == "cuda":
+        would.append(f"--lora-rank {config.lora_rank or 16} --dtype 4bit")
     least = min(config.batch_tokens, config.max_length)
     would += [f"--batch-tokens {least}"] if need(batch_tokens=least) <= free else []
     states = need() - parts["activations"]

@@ -174,7 +174,7 @@ def _read(path: Path, own: type[RowT], mark: str, formats: Sequence[Format[RowT]
             f"no training row: it has {', '.join(first.fields) or 'no field'}",
             path=path,
             line=first.line,
-            remedy=f"Give rows of {_any_of(own, formats)}.",
+            remedy=_for_another(first.fields) or f"Give rows of {_any_of(own, formats)}.",
         )
     return [chosen.read(row, chat) for row in _alike(chain([first], rows), chosen, formats)]
 
@@ -192,6 +192,12 @@ def _alike(rows: Iterable[Source], chosen: Format[RowT], formats: Sequence[Forma
             why = f"a row of {other}, where the first row has {chosen}" if other else "is missing"
             raise row.error(missing, why, f"every row of this file must have {chosen}")
         yield row
+
+
+def _for_another(fields: Mapping[str, Any]) -> str:
+    """What a row is good for that is not of the kind that was asked for; empty where it is none of ours or TRL's."""
+    fitting = (command for command, formats in KINDS.items() if any(each.fits(fields) for each in formats))
+    return "".join(f"This is a row for `rstar {command}`." for command in list(fitting)[:1])
 
 
 def _any_of(own: type[Row], formats: Sequence[Format[Any]]) -> str:
@@ -327,3 +333,9 @@ SFT_FORMATS = (
 """Tried in this order."""
 PAIR_FORMATS = (Format(("chosen", "rejected"), _pair),)
 LABEL_FORMATS = (Format(("prompt", "completions", "labels"), _labels),)
+KINDS: dict[str, Sequence[Format[Any]]] = {
+    "train-policy": SFT_FORMATS,
+    "train-prm --objective ppm": PAIR_FORMATS,
+    "train-prm --objective prm-hard": LABEL_FORMATS,
+}
+"""What formats are for."""

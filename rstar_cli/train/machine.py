@@ -52,7 +52,8 @@ def find_machine(device: Device, dtype: Dtype) -> Machine:
     if dtype == "4bit":
         _check_four_bits(device)
     if device != "cpu" and torch.cuda.is_available():
-        torch.cuda.set_device(local_rank())
+        if world_size() > 1:
+            torch.cuda.set_device(local_rank())
         return Machine(
             "cuda", dtype in ("bfloat16", "4bit") or (dtype == "auto" and torch.cuda.is_bf16_supported()), "sdpa"
         )

@@ -88,7 +88,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 POLICY = ("train-policy", "sft", ("--epochs", "2", "--batch-tokens", "400", "--held-out", "0.2"))
 LORA = ("train-policy", "sft", ("--epochs", "1", "--lora-rank", "4", "--save-minutes", "0"))
-PAIRS = ("train-prm", "pairs", ("--min-updates", "5", "--batch-tokens", "700"))
+PAIRS = ("train-prm", "pairs", ("--objective", "ppm", "--min-updates", "5", "--batch-tokens", "700"))
 LABELS = ("train-prm", "labels", ("--min-updates", "5", "--objective", "prm-hard"))
 
 

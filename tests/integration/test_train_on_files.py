@@ -38,7 +38,8 @@ def test_a_prm_on_pairs_of_text(tmp_path: Path) -> None:
         for i in range(20)
     ]
     file = write(tmp_path / "pairs.jsonl", *rows)
-    done = rstar("train-prm", "--input", file, "--output", "out", "--min-updates", "2", *SMALL, cwd=tmp_path)
+    asked = ("train-prm", "--input", file, "--output", "out", "--objective", "ppm", "--min-updates", "2")
+    done = rstar(*asked, *SMALL, cwd=tmp_path)
     assert 0 < json.loads(done.stdout)["data"]["pairs"] <= 20
     assert (tmp_path / "out" / "model.safetensors").exists()
 
@@ -56,7 +57,8 @@ def test_a_bad_row_ends_with_its_place_and_exit_code_3(tmp_path: Path) -> None:
         ),
     }
     for stage, (file, words) in files.items():
-        refused = rstar(stage, "--input", file, "--output", "out", cwd=tmp_path, check=False)
+        objective = ("--objective", "ppm") if stage == "train-prm" else ()
+        refused = rstar(stage, "--input", file, "--output", "out", *objective, cwd=tmp_path, check=False)
         assert refused.returncode == 3
         assert words in refused.stderr
         assert not (tmp_path / "out").exists()

@@ -70,9 +70,11 @@ def test_states_by_parameter(seven: str) -> None:
         return told["weights"] + told["gradients"] + told["optimizer"]
 
     assert states() == 18 * SEVEN_B  # 16, and autocast's copy
-    inner = sum(a * b for a, b in shape(seven).linear)
+    inner = shape(seven).inner
     assert states() - states(optimizer="muon") == 4 * inner
-    assert states(lora_rank=16) == 2 * SEVEN_B + 16 * 40_370_176
+    assert states(lora_rank=16) == 2 * SEVEN_B + 18 * 40_370_176
+    four_bits = states(lora_rank=16, dtype="4bit")
+    assert four_bits == 0.5625 * inner + 2 * (SEVEN_B - inner) + 18 * 40_370_176
     free = training_memory(shape(seven), TrainPrmConfig(), GPU, scores=True)["activations"]
     assert training_memory(shape(seven), TrainPolicyConfig(), GPU, scores=False)["activations"] - free == 671_088_640
 
@@ -113,6 +115,8 @@ def test_what_would_fit_is_named(seven: str, monkeypatch: pytest.MonkeyPatch) ->
     assert told(80).endswith("does not fit; --lora-rank 16 or 3 such GPUs (recipes/accelerate/fsdp.yaml) would")
     assert told(80, lora_rank=16).endswith("fits")
     assert told(145, batch_tokens=65536, max_length=4096).count("--batch-tokens 4096") == 1
+    assert told(19).endswith("does not fit; --lora-rank 16 --dtype 4bit would")
+    assert told(19, lora_rank=8).endswith("does not fit; --lora-rank 8 --dtype 4bit would")
     assert told(5).endswith("does not fit")
 
 

@@ -195,6 +195,7 @@ BAD: list[tuple[Any, list[Any], str, str]] = [
     (read_sft, [], "", "there is no row in it"),
     (read_sft, [{"question": "a"}], "1", "it has question"),
     (read_sft, [{"chosen": "a", "rejected": "b"}], "1", "it has chosen, rejected"),
+    (read_step_labels, [{"prompt": "a", "completion": "b"}], "1", "it has prompt, completion"),
     (read_sft, [{"text": "a"}, {"prompt": "a", "completion": "b"}], "2:text", "first row has text"),
     (read_sft, [{"text": "a"}, {"texts": "a"}], "2:text", "is missing"),
     (read_sft, [{"text": "a"}, {"text": ""}], "2:text", "is empty"),
@@ -250,3 +251,11 @@ def test_a_pair_row_of_ours_is_read_as_it_is(tmp_path: Path) -> None:
     write_rows(tmp_path / "own.jsonl", [made])
     assert read_pairs(tmp_path / "own.jsonl", "embedded") == [made]
     assert isinstance(made, PairRow)
+
+
+def test_a_file_for_another_training_is_told(tmp_path: Path) -> None:
+    pairs = write(tmp_path / "pairs.jsonl", {"chosen": "a", "rejected": "b"})
+    for read in (read_sft, read_step_labels):
+        with pytest.raises(DataError) as caught:
+            read(pairs, "embedded")
+        assert caught.value.remedy == "This is a row for `rstar train-prm --objective ppm`."
