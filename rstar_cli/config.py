@@ -1,7 +1,8 @@
 """Settings of a run and of its stages.
 
 One declaration per option: a field here is a recipe key (`recipe.py`) and a command-line flag (`options.py`). Defaults
-follow the paper (arXiv 2501.04519, section 4.1 and appendix A.2); packaged recipes set what fits the embedded models."""
+follow the paper (arXiv 2501.04519, section 4.1 and appendix A.2); packaged recipes set what fits the tiny models.
+"""
 
 from __future__ import annotations
 
