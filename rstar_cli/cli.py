@@ -23,7 +23,7 @@ from rstar_cli.config import (
     VerifyConfig,
 )
 from rstar_cli.errors import RstarError, SetupError, UsageError
-from rstar_cli.layout import EMBEDDED, RunDir, default_run
+from rstar_cli.layout import PACKAGED, RunDir, default_run
 from rstar_cli.options import (
     EvaluatePlace,
     EvolvePlace,
@@ -191,7 +191,9 @@ def init(
     run: Annotated[
         Path | None, typer.Option(help=r"Directory of the run. \[default: $RSTAR_RUN, else runs/default]")
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="Recipe file; the embedded model's where absent.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Recipe file, or easy-to-hard; the embedded model's where absent.")
+    ] = None,
 ) -> None:
     """Make a run from a recipe. A stage makes one from the default recipe by itself where there is none."""
     made = RunDir.create(run or default_run(), recipe)
@@ -297,7 +299,7 @@ def _open(
         from rstar_cli.recipe import Recipe, load_recipe
 
         name = getattr(place, "policy", None) or getattr(place, "model", None) or given.get("policy") or "auto"
-        embedded = name in (EMBEDDED, "auto") and given.get("engine") != "openai"
+        embedded = name in (*PACKAGED, "auto") and given.get("engine") != "openai"
         recipe = load_recipe(None) if embedded else Recipe("", "defaults")
         asked = {"samples": 0, "rollouts": 0, **given} if stage == "evaluate" else given
         return None, recipe.stage(model, stage, 1, asked)

@@ -1,8 +1,7 @@
 """Settings of a run and of its stages.
 
 One declaration per option: a field here is a recipe key (`recipe.py`) and a command-line flag (`options.py`). Defaults
-follow the paper (arXiv 2501.04519, section 4.1 and appendix A.2); the recipe of the embedded model
-(`default_recipe.toml`) sets what fits a model of half a million parameters.
+follow the paper (arXiv 2501.04519, section 4.1 and appendix A.2); packaged recipes set what fits the tiny models.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class RunConfig(Settings):
     """`[run]`: what every round shares."""
 
     base: str = "embedded"
-    """Round 0's policy: `embedded`, a checkpoint directory, or a hub id."""
+    """Round 0's policy: `embedded`, `embedded-easy`, a checkpoint directory, or a hub id."""
     seed: int = Field(0, ge=0)
     """Seed of the run; every draw derives from it."""
     source: str = "synthetic"
@@ -65,6 +64,8 @@ class RunConfig(Settings):
     """Training problems a round."""
     levels: str = "1-5"
     """Levels of the generated training problems."""
+    level_weights: Literal["equal", "learnability"] = "equal"
+    """How often each level is drawn: `equal`, or by p (1 - p), p its first rollouts' share of right ones last round."""
 
     @field_validator("levels")
     @classmethod
@@ -252,6 +253,8 @@ class VerifyConfig(SandboxConfig, GradingConfig):
     and whole solutions, right ones against those of lowest Q; `margin`: of these steps, those whose Q differs by 0.5;
     `likely`: the same steps, and right solutions against the wrong ones that are likeliest under the policy;
     `upstream`: steps that differ by 0.5 and by 20 edits, and no whole solutions."""
+    min_likelihood: float = Field(0.0, ge=0, le=1)
+    """Against luck: train on right programs of at least this share of the likeliest right one's likelihood."""
 
 
 class TrainConfig(Settings):
@@ -290,7 +293,7 @@ class TrainConfig(Settings):
     GPU and the package bitsandbytes."""
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
     """Where the losses are reported to, beside the log in the checkpoint."""
-    save_minutes: float = Field(10.0, ge=0)
+    save_minutes: float = Field(5.0, ge=0)
     """Minutes between two saved states of a training under way, from which a killed one goes on; 0: every update."""
 
 
@@ -304,10 +307,10 @@ class TrainPolicyConfig(TrainConfig):
     held_out: float = Field(0.0, ge=0, lt=1)
     """Share of the problems whose rows are kept apart: their loss is told twice an epoch, and of these weights those of
     the least loss are kept. 0: none, and the last weights are kept."""
+    patience: int = Field(0, ge=0)
+    """Stop after so many held-out losses in a row that are no lower than the least; 0: never."""
     merge: bool = True
     """Merge LoRA adapters into the checkpoint; without, it holds them alone, and their base is needed beside it."""
-    patience: int = Field(0, ge=0)
-    """Stop after so many of these losses in a row that are no lower than the least; 0: never."""
 
 
 class TrainPrmConfig(TrainConfig):

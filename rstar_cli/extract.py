@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -94,18 +95,37 @@ def solution(tree: Tree, found: Trajectory, rerun: ExecutionResult, grade: Grade
     )
 
 
-def choose(tree: Tree, solutions: Sequence[SolutionRow], top: int) -> list[SolutionRow]:
+def choose(tree: Tree, solutions: Sequence[SolutionRow], top: int, min_likelihood: float = 0.0) -> list[SolutionRow]:
     """Say of each solution whether it trains the policy: the best right ones do, at most `top` a problem.
 
     Best is the highest mean Q, then least Q, then least PRM value, then fewer steps (paper, section 3.4: 2 a problem).
     Programs that differ only in comments, layout and the names of their variables count as one.
+
+    Against luck goes what the policy believes, as in a vote (self-consistency: Wang et al. 2023, arXiv 2203.11171): a
+    program that is right for a wrong reason is one of many, each unlikely. A program's likelihood is the sum over the
+    solutions found that write it.
+
+    Args:
+        tree: the search, with the policy's log-probability of each step.
+        solutions: of the tree.
+        top: most rows of the problem.
+        min_likelihood: least likelihood of a right program, as a share of that of the likeliest right one, 0 to 1.
     """
+    right = sorted((s for s in solutions if s.verdict is Verdict.CORRECT), key=_rank)
+    paths = {found.node_ids: tuple(tree.nodes[i] for i in found.node_ids) for found in right}
+    programs = {ids: _bare(_trajectory(nodes).program) for ids, nodes in paths.items()}
+    likelihood: defaultdict[str, float] = defaultdict(float)
+    for ids, nodes in paths.items():
+        likelihood[programs[ids]] += math.exp(sum(node.prior or 0.0 for node in nodes))
+    least = min_likelihood * max(likelihood.values(), default=0.0)
     choices: dict[tuple[int, ...], Choice] = {}
     seen: set[str] = set()
-    for found in sorted((s for s in solutions if s.verdict is Verdict.CORRECT), key=_rank):
-        program = _bare(_trajectory(tuple(tree.nodes[i] for i in found.node_ids)).program)
+    for found in right:
+        program = programs[found.node_ids]
         if program in seen:
             choices[found.node_ids] = Choice.DUPLICATE
+        elif likelihood[program] < least:
+            choices[found.node_ids] = Choice.UNLIKELY
         else:
             choices[found.node_ids] = Choice.KEPT if len(seen) < top else Choice.SURPLUS
             seen.add(program)

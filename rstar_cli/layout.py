@@ -18,6 +18,8 @@ from rstar_cli.recipe import Recipe, load_recipe
 
 EMBEDDED = "embedded"
 """Name of the packaged tiny model."""
+PACKAGED = {EMBEDDED: "model", "embedded-easy": "easy"}
+"""Every packaged model, and its folder: the first is wrong by concept, the other was shown short problems only."""
 ROUND_FOLDER = "round_"
 """What the folders of rounds are called, before their number."""
 PROGRESS = "progress.json"
@@ -25,8 +27,8 @@ PROGRESS = "progress.json"
 
 
 def model_path(name: str) -> str:
-    """A model's directory or hub id: `embedded` is the packaged one, anything else is taken as it is."""
-    return str(resources.files("rstar_cli").joinpath("embedded/model")) if name == EMBEDDED else name
+    """A model's directory or hub id: those in `PACKAGED` come with the package, anything else is taken as it is."""
+    return str(resources.files("rstar_cli").joinpath("embedded", PACKAGED[name])) if name in PACKAGED else name
 
 
 @dataclass(frozen=True, slots=True)

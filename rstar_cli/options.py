@@ -95,7 +95,7 @@ class EvolvePlace(Place):
     run: Path | None = None
     """Directory of the run. [default: $RSTAR_RUN, else runs/default]"""
     recipe: Path | None = None
-    """Recipe of a run that does not exist yet; the embedded model's where absent."""
+    """Recipe of a run that does not exist yet: a file, or `easy-to-hard`; the embedded model's where absent."""
     dry_run: bool = False
     """Check the recipe, show every round's settings, a prompt and an estimate; write nothing."""
 

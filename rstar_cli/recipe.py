@@ -88,15 +88,22 @@ class Recipe:
             raise UsageError(_explain(error, "--"), remedy=f"See `rstar {stage} --help`.") from error
 
 
+PACKAGED = {"easy-to-hard": "easy_to_hard.toml"}
+"""Recipes that come with the package, by name, beside the default one of the embedded model."""
+
+
 def load_recipe(path: Path | None) -> Recipe:
-    """Read a recipe file; None is the packaged recipe of the embedded model."""
-    if path is None:
-        return Recipe(resources.files("rstar_cli").joinpath("default_recipe.toml").read_text(), "default recipe")
+    """Read a recipe file; None is the packaged recipe of the embedded model, a name in `PACKAGED` another one."""
+    if path is None or (str(path) in PACKAGED and not path.exists()):
+        file, origin = ("default_recipe.toml", "default recipe") if path is None else (PACKAGED[str(path)], str(path))
+        return Recipe(resources.files("rstar_cli").joinpath(file).read_text(), origin)
     try:
         return Recipe(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError as error:
         raise DataError(
-            "no such recipe", path=path, remedy="Give a recipe file, or none for the default recipe."
+            "no such recipe",
+            path=path,
+            remedy=f"Give a recipe file, {' or '.join(PACKAGED)}, or none for the default recipe.",
         ) from error
     except UnicodeDecodeError as error:
         raise DataError("not UTF-8 text", path=path) from error

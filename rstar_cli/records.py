@@ -72,6 +72,8 @@ class Choice(StrEnum):
     """The program of a better one, but for comments, layout and the names of variables."""
     SURPLUS = "surplus"
     """Right, but as many better ones of the problem were kept as may be."""
+    UNLIKELY = "unlikely"
+    """Right, but the policy holds its program for much less likely than another right one: perhaps by luck."""
 
 
 class Row(BaseModel):

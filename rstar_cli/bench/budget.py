@@ -19,7 +19,7 @@ from typing import Any, get_args
 from rstar_cli.config import GenerateConfig, Method, parse_levels
 from rstar_cli.errors import UsageError, did_you_mean
 from rstar_cli.grader import group_answers
-from rstar_cli.layout import EMBEDDED
+from rstar_cli.layout import PACKAGED
 from rstar_cli.metrics import best_of, estimate, paired_gain, vote
 from rstar_cli.options import BenchBudgetPlace
 from rstar_cli.progress import StageProgress
@@ -275,7 +275,7 @@ def bench(place: BenchBudgetPlace) -> tuple[dict[str, Any], list[Path]]:
     for name in methods:
         if name not in known:
             raise UsageError(f"--methods: {name!r} is no search method", remedy=did_you_mean(name, known))
-    recipe = load_recipe(None) if place.policy == EMBEDDED else Recipe("", "defaults")
+    recipe = load_recipe(None) if place.policy in PACKAGED else Recipe("", "defaults")
     given = {"rollouts": place.rollouts, "candidates": place.candidates, "aggregate": place.aggregate}
     config = recipe.stage(GenerateConfig, "generate", 1, {**given, "exploration": place.exploration})
     if place.problems is not None:

@@ -21,7 +21,7 @@ from typing import Any
 from rstar_cli.config import GenerateConfig, parse_levels
 from rstar_cli.engines.transformers import TransformersPolicy
 from rstar_cli.grader import Grader
-from rstar_cli.layout import EMBEDDED, model_path
+from rstar_cli.layout import PACKAGED, model_path
 from rstar_cli.options import BenchEnginePlace
 from rstar_cli.problems.synthetic import make_problems
 from rstar_cli.prompts import COMPLETION_STOPS, render_prompt
@@ -108,7 +108,7 @@ def measure(place: BenchEnginePlace) -> dict[str, Any]:
         through the model; `engine_idle` of stubbed and real, shares in [0, 1]; `prefill` {computed,
         unique, ratio}: tokens of prefixes that were run through the model, and distinct tokens of the trees.
     """
-    recipe = load_recipe(None) if place.policy == EMBEDDED else Recipe("", "defaults")
+    recipe = load_recipe(None) if place.policy in PACKAGED else Recipe("", "defaults")
     given = {"method": place.method, "rollouts": place.rollouts, "device": place.device, "batch": place.batch}
     given |= {"enough": 0, "escalate": ""}  # the stub solves nothing: every problem would go on to the last number
     config = recipe.stage(GenerateConfig, "generate", 1, given)

@@ -1,8 +1,8 @@
-"""Make the embedded base model from scratch: `python -m rstar_cli.embedded.build --seed 0 --output DIR`.
+"""Make an embedded base model from scratch: `python -m rstar_cli.embedded.build --model embedded --output DIR`.
 
-The teacher (`teacher.py`) demonstrates freshly drawn problems of the training split, each shown once or a few times:
-first short ones, so that the model learns to read, copy numbers and write the step format; then all levels. A few CPU
-minutes.
+`embedded`: the teacher (`teacher.py`) demonstrates freshly drawn problems of the training split, each shown once or a
+few times: first short ones, so that the model learns to read, copy numbers and write the step format; then all levels.
+`embedded-easy`: right solutions of short problems alone (`easy.py`), in the first model's tokens. A few CPU minutes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rstar_cli.embedded.easy import lessons
 from rstar_cli.embedded.teacher import demonstrate
 from rstar_cli.embedded.tokenizer import build_tokenizer, collect_pieces
+from rstar_cli.layout import model_path
 from rstar_cli.problems.synthetic import make_worked
 from rstar_cli.tokens import IGNORED, StepTokenizer
 
@@ -50,11 +52,21 @@ class Stage:
     skip: float
 
 
+@dataclass(frozen=True, slots=True)
+class Course:
+    """Rows that a model is trained on, `epochs` times, and the peak learning rate."""
+
+    rows: list[SftRow]
+    epochs: int
+    learning_rate: float
+
+
 STAGES = (
     Stage(5000, {1: 0.32, 2: 0.30, 3: 0.22, 4: 0.11, 5: 0.05}, epochs=5, learning_rate=4e-3, skip=0.03),
     Stage(3000, {1: 0.32, 2: 0.30, 3: 0.22, 4: 0.11, 5: 0.05}, epochs=2, learning_rate=4e-3, skip=0.03),
     Stage(5500, {1: 0.6, 2: 1, 3: 1.1, 4: 1.2, 5: 1.3, 6: 0.3}, epochs=2, learning_rate=4e-3, skip=0.0),
 )
+EASY_COUNT, EASY_EPOCHS = 7000, 3
 BATCH_TOKENS = 5000
 WARM_UP_STEPS = 30
 
@@ -64,6 +76,19 @@ def demonstrations(stage: Stage, seed: int) -> list[SftRow]:
     rng = random.Random(seed)
     worked = make_worked(stage.count, seed, levels=stage.levels, split="train", rare_share=0.0)
     return [demonstrate(problem, rng, skip=stage.skip) for problem in worked]
+
+
+def misled(seed: int, stages: Sequence[Stage] = STAGES) -> list[Course]:
+    """What `embedded` is trained on."""
+    return [
+        Course(demonstrations(stage, 1000 * (seed + 1) + number), stage.epochs, stage.learning_rate)
+        for number, stage in enumerate(stages)
+    ]
+
+
+def easy(seed: int, count: int = EASY_COUNT) -> list[Course]:
+    """What `embedded-easy` is trained on."""
+    return [Course(lessons(count, 1000 * (seed + 1)), EASY_EPOCHS, 4e-3)]
 
 
 def new_model(vocabulary: int, end_of_text: int) -> Qwen2ForCausalLM:
@@ -171,36 +196,40 @@ def train(model: Qwen2ForCausalLM, examples: Sequence[Example], epochs: int, lea
     return sum(tail) / len(tail)
 
 
-def build(seed: int, output: Path, stages: Sequence[Stage] = STAGES) -> None:
-    """Train the base model and save it with its tokenizer.
+def build(seed: int, output: Path, courses: Sequence[Course], tokenizer: Path | None = None) -> None:
+    """Train a base model and save it with its tokenizer.
 
     Args:
-        seed: of problems, mistakes, weights and order.
+        seed: of weights and order.
         output: the checkpoint directory, made if absent.
-        stages: what it is trained on.
+        courses: what it is trained on, one after the other.
+        tokenizer: checkpoint whose tokenizer it shares; None: one of its own, made for the rows.
     """
     import torch
 
     torch.manual_seed(seed)
-    shown = [demonstrations(stage, 1000 * (seed + 1) + number) for number, stage in enumerate(stages)]
-    pieces = collect_pieces(text for rows in shown for row in rows for text in (row.prompt, row.completion))
-    hf = build_tokenizer(pieces)
-    tokenizer = StepTokenizer(hf)
-    model = new_model(len(hf), hf.eos_token_id)
-    sys.stderr.write(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(hf)} tokens\n")
-    for number, (stage, rows) in enumerate(zip(stages, shown, strict=True)):
+    if tokenizer is None:
+        rows = [row for course in courses for row in course.rows]
+        steps = StepTokenizer(build_tokenizer(collect_pieces(x for row in rows for x in (row.prompt, row.completion))))
+    else:
+        steps = StepTokenizer.load(tokenizer)
+    model = new_model(len(steps.hf), steps.hf.eos_token_id)
+    sys.stderr.write(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(steps.hf)} tokens\n")
+    for number, course in enumerate(courses):
         start = time.process_time()
-        examples = [tokenizer.training_ids(row) for row in rows]
-        loss = train(model, examples, stage.epochs, stage.learning_rate, seed + number)
+        examples = [steps.training_ids(row) for row in course.rows]
+        loss = train(model, examples, course.epochs, course.learning_rate, seed + number)
         seconds = time.process_time() - start
-        sys.stderr.write(f"stage {number + 1}: {len(rows)} x {stage.epochs}, loss {loss:.3f}, {seconds:.0f} CPU s\n")
+        told = f"course {number + 1}: {len(course.rows)} x {course.epochs}, loss {loss:.3f}, {seconds:.0f} CPU s"
+        sys.stderr.write(f"{told}\n")
     model.save_pretrained(output)
-    hf.save_pretrained(output)
+    steps.hf.save_pretrained(output)
 
 
 def main() -> None:
     """Read the command line and build."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--model", choices=("embedded", "embedded-easy"), default="embedded")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
@@ -208,7 +237,10 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)  # for such small matrices one thread is as fast, and sums keep their order
-    build(given.seed, given.output)
+    if given.model == "embedded":
+        build(given.seed, given.output, misled(given.seed))
+    else:
+        build(given.seed, given.output, easy(given.seed), Path(model_path("embedded")))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-from rstar_cli.problems.synthetic import WorkedProblem, problem_id
+from rstar_cli.problems.synthetic import VARIABLES, WorkedProblem, problem_id
 from rstar_cli.problems.synthetic_expressions import Expr, Number
 from rstar_cli.prompts import ANSWER, ANSWER_END, CODE_END, STEP_END, render_output, render_prompt
 from rstar_cli.records import RowSegment, SftRow
@@ -30,7 +30,6 @@ MISCONCEPTION_RATES: Mapping[str, float] = {
 CANONICAL = 0.85
 """Share of the canonical misconception among an operation's mistakes, where it has several."""
 
-VARIABLES = "abcdefgh"
 _ATTEMPTS = 20
 
 

@@ -52,6 +52,9 @@ RARE = frozenset(
 )
 """Kinds of two consecutive steps that training sets mostly leave out."""
 
+VARIABLES = "abcdefgh"
+"""What the values of a right solution's steps are called."""
+
 _PATIENCE = 20_000
 """Draws in a row without a new problem after which the space is taken for exhausted."""
 
@@ -75,6 +78,16 @@ class WorkedProblem:
     steps: tuple[WorkedStep, ...]
     answer: str
     rare: bool
+
+    @property
+    def program(self) -> str:
+        """The right solution as Python that prints the answer."""
+        lines: list[str] = []
+        for name, step in zip(VARIABLES, self.steps, strict=False):
+            if step.right.op.imported:
+                lines.append(step.right.op.imported)
+            lines.append(f"{name} = {step.right.render(VARIABLES)}")
+        return "\n".join([*lines, f"print({VARIABLES[len(self.steps) - 1]})"]) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +213,7 @@ def make_worked(
 def make_problems(
     count: int, seed: int, levels: Sequence[int] | Mapping[int, float] = LEVELS, split: Split = "train"
 ) -> list[Problem]:
-    """As `make_worked`, as rows of `problems.jsonl`; the extra field `rare` tells rare compositions."""
+    """As `make_worked`, as rows of `problems.jsonl`, with extra fields: `rare` compositions, the right `program`."""
     return [
         Problem.model_validate(
             {
@@ -211,6 +224,7 @@ def make_problems(
                 "level": worked.level,
                 "subject": worked.family,
                 "rare": worked.rare,
+                "program": worked.program,
             }
         )
         for worked in make_worked(count, seed, levels, split)

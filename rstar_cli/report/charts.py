@@ -37,6 +37,7 @@ CHOICES = {
     "kept": "trains the policy",
     "surplus": "right, beyond the best",
     "duplicate": "right, a duplicate",
+    "unlikely": "right, unlikely",
     "not_right": "not right",
 }
 

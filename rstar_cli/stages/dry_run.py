@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rstar_cli.adapters import base_of
 from rstar_cli.config import (
     STAGES,
     EvaluateConfig,
@@ -34,6 +35,7 @@ from rstar_cli.stages.train_cost import cost_figures, count_tokens
 from rstar_cli.stages.train_files import read_sft
 from rstar_cli.stages.train_policy import plain_files, policy_inputs
 from rstar_cli.stages.train_prm import prm_inputs, read_plain, read_prm_rows
+from rstar_cli.train import policy
 from rstar_cli.train.fit import is_held_out
 from rstar_cli.train.prm import count_updates
 from rstar_cli.train.prm_data import LEARNT, PrmRow, chosen, is_learnt
@@ -112,8 +114,9 @@ def dry_run_train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | No
         rows_of, previous = policy_inputs(place, config, run)
         model = place.model or str(previous or run.recipe.run.base)
         rows = [row for path in rows_of.values() for row in read_rows(path, SftRow)]
-    summary.figures |= {"model": model, "rows": len(rows)}
-    summary.figures["updates"] = -(-len(rows) // config.batch_size) * round(config.epochs)
+    held_out = sum(is_held_out(row.problem_id, config) for row in rows)
+    summary.figures |= {"model": model, "rows": len(rows) - held_out, "rows held out": held_out}
+    summary.figures["updates"] = policy.count_updates(rows, config)
     summary.figures |= _train_cost("train-policy", place, config, run, model, rows, config.epochs)
     return summary
 
@@ -257,5 +260,5 @@ def _models(summary: Summary, config: SearchConfig, model: str, prm: str | None,
 
 def _check_model(model: str) -> None:
     path = Path(model_path(model))
-    if path.is_dir() and not (path / "config.json").exists():
+    if path.is_dir() and base_of(path) is None and not (path / "config.json").exists():
         raise SetupError(f"{path} holds no config.json: it is not a checkpoint", remedy="Give a checkpoint directory.")

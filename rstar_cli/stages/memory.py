@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rstar_cli.adapters import base_of
 from rstar_cli.config import SearchConfig
 from rstar_cli.engines import checkpoint
 from rstar_cli.errors import SetupError
@@ -168,10 +169,11 @@ def count_weights(model: str) -> Weights | None:
 
 
 def _folder(model: str) -> Path | None:
-    """Where a model's files are on this disk: its directory, or the hub's cache."""
+    """Where a model's files, or those of its adapters' base, are on this disk: its directory, or the hub's cache."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
+    model = base_of(model_path(model)) or model
     path = Path(model_path(model))
     if path.is_dir():
         return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from rstar_cli.contamination import Known
 from rstar_cli.errors import ConfigMismatchError, DataError
 from rstar_cli.jsonl import dump, read_rows, write_rows
 from rstar_cli.layout import RunDir, make_folder
-from rstar_cli.records import Problem
+from rstar_cli.records import Problem, Tree, Verdict
 from rstar_cli.search.sampling import derive_seed
+
+LEAST_WEIGHT = 0.02
+"""Weight of a level that every first rollout solved, or none; the most is 0.25."""
 
 
 def read_source(source: str, limit: int | None) -> list[Problem]:
@@ -75,7 +79,7 @@ def draw_problems(run: RunDir, number: int) -> list[Problem]:
         return problems[: config.count]
     from rstar_cli.problems.synthetic import make_problems
 
-    seed, levels = derive_seed(config.seed, "train", number), parse_levels(config.levels)
+    seed, levels = derive_seed(config.seed, "train", number), _level_weights(run, number)
     drawn = config.count
     while True:
         problems = [p for p in make_problems(drawn, seed, levels, split="train") if known.find(p.problem) is None]
@@ -87,6 +91,28 @@ def draw_problems(run: RunDir, number: int) -> list[Problem]:
 def evaluated_problems(run: RunDir) -> list[tuple[str, Problem]]:
     """(set, problem) of all that the run's recipe evaluates on."""
     return [(name, problem) for name in run.recipe.eval_sets for problem in eval_problems(run, name, keep=False)]
+
+
+def _level_weights(run: RunDir, number: int) -> dict[int, float]:
+    """How often each level of generated problems is drawn for a round; equal in round 1, where nothing is known.
+
+    With `learnability` a level weighs p (1 - p), the variance of a rollout's reward (Foster et al. 2025,
+    arXiv 2502.12272: such problems teach most), but a little at least: else a level that no rollout solved would never
+    be tried again.
+    """
+    levels = parse_levels(run.recipe.run.levels)
+    if run.recipe.run.level_weights == "equal" or number == 1:
+        return dict.fromkeys(levels, 1.0)
+    last = run.round(number - 1)
+    level_of = {p.id: p.level for p in read_rows(run.require(last.problems, "generate", number - 1), Problem)}
+    tried, right = Counter[int](), Counter[int]()
+    for tree in read_rows(run.require(last.trees, "generate", number - 1), Tree):
+        level = level_of.get(tree.problem_id)
+        if level is not None and tree.rollouts:
+            tried[level] += 1
+            right[level] += tree.nodes[tree.rollouts[0].leaf].verdict is Verdict.CORRECT
+    shares = {level: right[level] / tried[level] if tried[level] else 0.0 for level in levels}
+    return {level: share * (1 - share) + LEAST_WEIGHT for level, share in shares.items()}
 
 
 def _pool(run: RunDir) -> list[Problem] | None:

@@ -86,8 +86,8 @@ def shape_of(model: str) -> Shape | None:
 
     guessed = False
     try:
-        named = base_of(model_path(model)) or model_path(model)
-        config = AutoConfig.from_pretrained(str(named), trust_remote_code=False).get_text_config()
+        path = model_path(model)
+        config = AutoConfig.from_pretrained(base_of(path) or path, trust_remote_code=False).get_text_config()
     except (OSError, ValueError, KeyError):
         config, guessed = _guess(model), True
     if config is None or not all(hasattr(config, name) for name in ("hidden_size", "num_hidden_layers", "vocab_size")):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,14 +181,11 @@ def _fit(
     summary: Summary,
     record: StageRecord | None = None,
 ) -> None:
-    from rstar_cli.train.fit import is_held_out
-    from rstar_cli.train.policy import train_policy
+    from rstar_cli.train.policy import count_updates, train_policy
 
     check_adapters(model_path(model), config)
-    train = sum(not is_held_out(row.problem_id, config) for row in rows)
-    updates = max(1, round(config.epochs * math.ceil(train / config.batch_size)))
     file = record.progress if record is not None else None
-    with StageProgress(summary.stage, updates, file=file) as progress:
+    with StageProgress(summary.stage, count_updates(rows, config), file=file) as progress:
         report = train_policy(
             rows, model=model_path(model), output=output, config=config, on_progress=show_on(progress, record)
         )

@@ -14,8 +14,10 @@ from rstar_cli.grader import Grader
 from rstar_cli.jsonl import dump, read_rows, replacing
 from rstar_cli.layout import RunDir
 from rstar_cli.options import VerifyPlace
+from rstar_cli.problems.genuine import is_genuine
 from rstar_cli.progress import StageProgress
-from rstar_cli.records import Problem, Row, SolutionRow, Tree, Verdict
+from rstar_cli.prompts import join_program, parse_step
+from rstar_cli.records import Problem, Row, SftRow, SolutionRow, Tree, Verdict
 from rstar_cli.sandbox import Sandbox
 from rstar_cli.stages.common import StageRecord, Summary, open_grader, open_sandbox
 
@@ -35,7 +37,8 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
         raise UsageError("round 0 has no trees to verify", remedy="Give --round 1 or later.")
     files = run.round(place.round)
     run.require(files.trees, "generate", place.round)
-    gold = {p.id: p.answer for p in read_rows(run.require(files.problems, "generate", place.round), Problem)}
+    problems = {p.id: p for p in read_rows(run.require(files.problems, "generate", place.round), Problem)}
+    gold = {p.id: p.answer for p in problems.values()}
     outputs = [files.solutions, files.sft, files.pairs, files.step_labels]
     inputs = {"problems": files.problems, "trees": files.trees}
     record = StageRecord(files.manifest, "verify", config.identity(), inputs, outputs)
@@ -51,10 +54,11 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
         grader = stack.enter_context(open_grader(config))
         progress = stack.enter_context(StageProgress(summary.stage, len(gold), file=record.progress))
         for tree, found in verified(read_rows(files.trees, Tree), gold, sandbox, grader):
-            solutions = choose(tree, found, config.top)
+            solutions = choose(tree, found, config.top, config.min_likelihood)
+            kept = sft_rows(tree, solutions)
             rows: list[Sequence[Row]] = [
                 solutions,
-                sft_rows(tree, solutions),
+                kept,
                 pair_rows(tree, solutions, config.pairs),
                 step_label_rows(tree, solutions),
             ]
@@ -62,6 +66,7 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
                 counts[name] += len(made)
                 for row in made:
                     put(dump(row))
+            counts.update(_genuine(kept, problems[tree.problem_id]))
             counts.update(s.verdict.value for s in solutions)
             counts.update(s.choice.value for s in solutions)
             counts["problems"] += 1
@@ -72,13 +77,22 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
                 progress.rate(counts["solutions"], "exec"),
             )
         seconds = progress.seconds
+    _tell(summary, counts, seconds)
+    record.complete(counts)
+    return summary
+
+
+def _tell(summary: Summary, counts: Counter[str], seconds: float) -> None:
+    """Put what was found into the summary."""
+    genuine = _told_genuine(counts)
     summary.figures = {
         "problems": counts["problems"],
         "solved": f"{counts['solved']} ({counts['solved'] / max(1, counts['problems']):.1%})",
         "trajectories": counts["solutions"],
         **{verdict.value.replace("_", " "): counts[verdict.value] for verdict in Verdict if counts[verdict.value]},
         "training rows": counts["sft"],
-        "right, not kept": f"{counts['duplicate']} duplicates, {counts['surplus']} beyond the {config.top} best",
+        "right, not kept": ", ".join(f"{counts[why]} {why}" for why in ("duplicate", "surplus", "unlikely")),
+        **({"genuine programs": genuine} if genuine else {}),
         "preference pairs": counts["pairs"],
         "step label rows": counts["step labels"],
         "seconds": round(seconds, 1),
@@ -90,8 +104,31 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
         f"{counts['sft']:,} training rows, {counts['pairs']:,} pairs"
     )
     summary.data = dict(counts)
-    record.complete(counts)
-    return summary
+
+
+def program_of(row: SftRow) -> str:
+    """The program of a training row."""
+    return join_program([parse_step(step.text, after_code=False).code for step in row.steps if not step.output])
+
+
+def _genuine(rows: Sequence[SftRow], problem: Problem) -> dict[str, int]:
+    """How many of the training rows write the generator's own formula, where the problem tells the right program."""
+    right = (problem.model_extra or {}).get("program")
+    if problem.source != "synthetic" or problem.level is None or not isinstance(right, str):
+        return {}
+    genuine = sum(is_genuine(program_of(row), right) for row in rows)
+    return {f"{what} level {problem.level}": n for what, n in (("kept", len(rows)), ("genuine", genuine))}
+
+
+def _told_genuine(counts: Counter[str]) -> str:
+    """The share of genuine programs among the training rows, of all and by level; empty where none is known."""
+    levels = sorted(int(name.removeprefix("kept level ")) for name in counts if name.startswith("kept level "))
+    kept = {level: counts[f"kept level {level}"] for level in levels if counts[f"kept level {level}"]}
+    genuine = {level: counts[f"genuine level {level}"] for level in kept}
+    if not kept:
+        return ""
+    shares = ", ".join(f"{level}: {genuine[level] / kept[level]:.0%}" for level in kept)
+    return f"{sum(genuine.values()) / sum(kept.values()):.1%}; by level {shares}"
 
 
 def verified(

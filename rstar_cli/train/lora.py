@@ -32,4 +32,4 @@ def without_adapters(net: Any, config: TrainConfig, task: Task, work: Path) -> A
     net.save_pretrained(work / "adapters")
     merged = load_merged(work / "adapters", task)
     merged.config.get_text_config().pad_token_id = net.config.get_text_config().pad_token_id
-    return merged
+    return merged.to(net.device)

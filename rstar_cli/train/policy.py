@@ -7,7 +7,7 @@ that to text), so the model is trained on exactly the ids that search samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,6 +135,12 @@ def train_policy(
         report = _report(data, log, output)
         save_checkpoint(trained, tokenizer.hf, _model_card(model, config, report), work=work, output=output)
     return report
+
+
+def count_updates(rows: Iterable[SftRow], config: TrainPolicyConfig) -> int:
+    """Updates of a training on these rows, as long as none of them is too long."""
+    train = sum(not is_held_out(row.problem_id, config) for row in rows)
+    return max(1, round(config.epochs * math.ceil(train / config.batch_size)))
 
 
 def _held_out(data: _Encoded, config: TrainPolicyConfig, updates: int) -> HeldOut | None:

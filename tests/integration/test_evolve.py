@@ -214,10 +214,13 @@ def test_a_plateau_needs_a_validation_set(tmp_path: Path) -> None:
     assert "validation set" in failed.stderr
 
 
-@pytest.mark.parametrize("recipe", ["rstar_cli/default_recipe.toml", "recipes/math_7b.toml"])
-def test_every_recipe_has_a_dry_run(tmp_path: Path, recipe: str) -> None:
-    done = rstar("evolve", "--recipe", str(ROOT / recipe), "--dry-run", "--json", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("recipe", "rollouts"),
+    [(ROOT / "rstar_cli/default_recipe.toml", 16), (ROOT / "recipes/math_7b.toml", 16), ("easy-to-hard", 0)],
+)
+def test_every_recipe_has_a_dry_run(tmp_path: Path, recipe: Path | str, rollouts: int) -> None:
+    done = rstar("evolve", "--recipe", str(recipe), "--dry-run", "--json", cwd=tmp_path)
     figures = json.loads(done.stdout)["figures"]
-    assert "rollouts 16" in figures["evaluate"]
+    assert f"rollouts {rollouts}," in figures["evaluate"]
     assert "at most" in figures["tokens to generate, round 1"]
     assert list(tmp_path.iterdir()) == []

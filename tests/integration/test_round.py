@@ -143,3 +143,24 @@ def test_the_default_recipe_reaches_its_target(tmp_path: Path, seed: int) -> Non
     assert accuracy(tmp_path / "r", 4) >= 0.90
     rounds = json.loads((tmp_path / "r/report.json").read_text())["rounds"]
     assert all(entry["prm"]["accuracy"] >= 0.70 for entry in rounds[1:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_easy_to_hard_reaches_its_target(tmp_path: Path, seed: int) -> None:
+    """Levels 3 to 5: at most 10 % by the base, at least 75 % in the end; most programs that were kept are genuine."""
+
+    def long_ones(number: int) -> float:
+        levels = json.loads((tmp_path / f"r/round_{number}/eval/test.json").read_text())["greedy"]["by_level"]
+        asked = [levels[level] for level in "345"]
+        return float(sum(at["accuracy"] * at["n"] for at in asked) / sum(at["n"] for at in asked))
+
+    text = (ROOT / "rstar_cli/easy_to_hard.toml").read_text().replace("\nseed = 0", f"\nseed = {seed}")
+    (tmp_path / "recipe.toml").write_text(text)
+    rstar("evolve", "--run", "r", "--recipe", "recipe.toml", cwd=tmp_path, timeout=3600)
+    assert long_ones(0) <= 0.10
+    assert long_ones(9) >= 0.75
+    counts = json.loads((tmp_path / "r/round_9/manifest.json").read_text())["stages"]["verify"]["counts"]
+    assert sum(counts[f"genuine level {n}"] for n in (3, 4, 5)) >= 0.8 * sum(
+        counts[f"kept level {n}"] for n in (3, 4, 5)
+    )

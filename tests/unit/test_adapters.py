@@ -18,6 +18,8 @@ from rstar_cli.errors import SetupError, UsageError
 from rstar_cli.options import TrainPlace
 from rstar_cli.protocols import SampleRequest, Segment
 from rstar_cli.stages.common import knows_steps
+from rstar_cli.stages.dry_run import dry_run_train
+from rstar_cli.stages.memory import count_weights
 from rstar_cli.stages.train_policy import train
 from rstar_cli.tokens import StepTokenizer
 from rstar_cli.train.checkpoint import load_merged, load_model, load_scorer
@@ -106,6 +108,21 @@ def test_a_prm_and_the_next_policy_start_from_them(trained: tuple[Path, Path], t
     again = [fit(path, tmp_path / path.name, **FAST) for path in trained]
     assert again[0].final_loss == pytest.approx(again[1].final_loss, abs=1e-3)
     assert "model.safetensors" in {path.name for path in (tmp_path / alone.name).iterdir()}
+
+
+def test_a_dry_run_tells_of_their_base(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    merged, alone = trained
+    (tmp_path / "rows.jsonl").write_text("\n".join(row.model_dump_json() for row in ROWS))
+    config = TrainPolicyConfig(**{**FAST, "held_out": 0.3, "epochs": 3})
+    told = [
+        dry_run_train(TrainPlace(input=tmp_path / "rows.jsonl", output=tmp_path / "o", model=str(path)), config, None)
+        for path in trained
+    ]
+    assert told[0].figures["memory on cpu"] == told[1].figures["memory on cpu"]
+    report = fit(merged, tmp_path / "out", held_out=0.3, epochs=3)
+    assert (told[0].figures["rows"], told[0].figures["rows held out"]) == (report.rows, report.held_out_rows)
+    assert told[0].figures["updates"] == report.updates
+    assert count_weights(str(alone)) == count_weights(str(merged))
 
 
 def test_a_prms_adapters_hold_its_head(base: Path, tmp_path: Path) -> None:

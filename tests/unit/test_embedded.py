@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rstar_cli.embedded.build import Stage, build
+from rstar_cli.embedded.build import Stage, build, misled
 from rstar_cli.embedded.teacher import demonstrate
 from rstar_cli.embedded.tokenizer import PIECE, SINGLE_TOKENS
 from rstar_cli.layout import model_path
@@ -95,7 +95,7 @@ def test_build_is_repeatable_and_loads_as_any_other(tmp_path: Path) -> None:
     stages = (Stage(24, {1: 1.0, 2: 1.0}, epochs=2, learning_rate=1e-3, skip=0.0),)
     weights = []
     for name in ("first", "second"):
-        build(900000, tmp_path / name, stages)
+        build(900000, tmp_path / name, misled(900000, stages))
         weights.append(load_file(tmp_path / name / "model.safetensors"))
     assert weights[0].keys() == weights[1].keys()
     assert all(bool((weights[0][key] == weights[1][key]).all()) for key in weights[0])

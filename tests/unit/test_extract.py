@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+
+import pytest
 
 from rstar_cli.extract import (
     PairRule,
@@ -160,6 +163,24 @@ def test_rules_of_pairs() -> None:
     far = TREE.nodes[2].model_copy(update={"text": "\n# something else entirely\na = 2<end_of_step>"})
     tree = TREE.model_copy(update={"nodes": (*TREE.nodes[:2], far, *TREE.nodes[3:])})
     assert {p.kind for p in pair_rows(tree, rows(), "upstream")} == {"step"}
+
+
+def with_priors(**chances: float) -> Tree:
+    """The tree with a probability for each answer node's whole path, on its program's closing step."""
+    priors = {int(name.removeprefix("n")): math.log(chance) for name, chance in chances.items()}
+    return TREE.model_copy(
+        update={"nodes": tuple(n.model_copy(update={"prior": priors.get(n.id, 0.0)}) for n in TREE.nodes)}
+    )
+
+
+@pytest.mark.parametrize(("least", "kept"), [(0.0, 2), (0.06, 2), (0.07, 1), (1.0, 1)])
+def test_right_programs_that_the_policy_hardly_believes_in_are_luck(least: float, kept: int) -> None:
+    tree = with_priors(n4=0.2, n6=0.4, n8=0.02, n11=0.1)  # 4 and 11 write one program: 0.3; 8 another; 6 is wrong
+    other = Choice.KEPT if kept == 2 else Choice.UNLIKELY
+    chosen = choose(tree, rows(), 2, least)
+    assert [row.choice for row in chosen] == [Choice.KEPT, Choice.NOT_RIGHT, other, Choice.DUPLICATE]
+    assert len(sft_rows(tree, chosen)) == kept
+    assert choose(tree, [], 2, least) == []
 
 
 def test_pairs_set_right_steps_against_wrong_ones() -> None:

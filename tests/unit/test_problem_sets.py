@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from rstar_cli.errors import DataError
+from rstar_cli.errors import DataError, MissingArtifactError
 from rstar_cli.jsonl import read_rows, write_rows
-from rstar_cli.layout import RunDir
+from rstar_cli.layout import RunDir, make_folder
 from rstar_cli.recipe import Recipe
-from rstar_cli.records import Problem
+from rstar_cli.records import Problem, Rollout, StopReason, Tree, TreeNode, Verdict
 from rstar_cli.stages.problem_sets import draw_problems, eval_problems, round_problems
 
 
@@ -70,3 +70,38 @@ def test_a_pool_that_is_all_held_out_is_refused(tmp_path: Path) -> None:
     write_rows(tmp_path / "train.jsonl", problems(3, 5))
     with pytest.raises(DataError, match="evaluation set"):
         draw_problems(run, 1)
+
+
+def test_levels_are_weighted_by_what_the_last_round_could_learn(tmp_path: Path) -> None:
+    text = '[run]\ncount = 300\nlevels = "1-3"\nlevel-weights = "learnability"\n'
+    run = RunDir(tmp_path / "run", Recipe(text, "test"))
+    first = draw_problems(run, 1)
+    assert {level: sum(p.level == level for p in first) > 70 for level in (1, 2, 3)} == {1: True, 2: True, 3: True}
+    with pytest.raises(MissingArtifactError, match="generate"):
+        draw_problems(run, 2)
+    files = run.round(1)
+    make_folder(files.root)
+    write_rows(files.problems, first)
+    write_rows(
+        files.trees, (tree(p.id, right=p.level == 1 or (p.level == 2 and i % 2 == 0)) for i, p in enumerate(first))
+    )
+    drawn = [p.level for p in draw_problems(run, 2)]
+    assert drawn.count(2) > 230, "every first rollout of level 1 was right, none of level 3"
+    assert drawn.count(1) > 5
+    assert drawn.count(3) > 5
+
+
+def tree(problem_id: str, *, right: bool) -> Tree:
+    """A tree whose first rollout is right or wrong, and whose second is right."""
+    verdicts = (Verdict.CORRECT if right else Verdict.INCORRECT, Verdict.CORRECT)
+    answers = (TreeNode(id=i, parent=0, visits=1, stop=StopReason.ANSWER, verdict=v) for i, v in enumerate(verdicts, 1))
+    return Tree(
+        problem_id=problem_id,
+        prompt="P",
+        seed=1,
+        tokenizer="t",
+        tokens_generated=0,
+        tokens_prefilled=0,
+        rollouts=(Rollout(leaf=1, reward=1.0), Rollout(leaf=2, reward=1.0)),
+        nodes=(TreeNode(id=0), *answers),
+    )

@@ -77,6 +77,7 @@ def test_what_is_gathered(run: RunDir) -> None:
         Choice.NOT_RIGHT: 1,
         Choice.DUPLICATE: 1,
         Choice.SURPLUS: 0,
+        Choice.UNLIKELY: 0,
     }
     assert first["calibration"] == [(0.0, 0.0, 1), (pytest.approx(0.83), 0.5, 2)]
     assert first["stages"]["generate"] == {"seconds": 60.0, "tokens": 1234, "status": ""}

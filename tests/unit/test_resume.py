@@ -21,6 +21,7 @@ from rstar_cli.train.prm import train_prm
 from rstar_cli.train.resume import Saves
 from tests.helpers import rstar
 from tests.models import save
+from tests.unit.test_train_labels import ROWS as LABELLED
 from tests.unit.test_train_labels import ROWS as LABELS
 from tests.unit.test_train_policy import FAST, OVERFIT, ROWS, fit, read_log, weights
 from tests.unit.test_train_prm import PAIRS
@@ -96,6 +97,20 @@ def test_it_goes_on_where_it_was_stopped(base: Path, tmp_path: Path, changes: di
     assert later.seen[0] == 7
     same(whole, parts)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "whole"]
+
+
+@pytest.mark.parametrize("objective", ["ppm", "orm", "prm-hard", "prm-soft"])
+def test_a_prm_of_any_objective_goes_on_where_it_was_stopped(base: Path, tmp_path: Path, objective: str) -> None:
+    rows: Any = PAIRS if objective == "ppm" else LABELLED
+    config = TrainPrmConfig(**{**FAST, "objective": objective, "min_updates": 8, "epochs": 0.1, "save_minutes": 0})
+    with pytest.raises(KeyboardInterrupt):
+        train_prm(rows, model=base, output=tmp_path / "parts", config=config, on_progress=Stop(5))
+    later = Stop()
+    train_prm(rows, model=base, output=tmp_path / "parts", config=config, on_progress=later)
+    assert later.seen == [5, 6, 7, 8]
+    train_prm(rows, model=base, output=tmp_path / "whole", config=config)
+    for name in ("README.md", "trainer_state.json", "model.safetensors", "config.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(
