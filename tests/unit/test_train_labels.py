@@ -353,3 +353,16 @@ def test_of_wrong_solutions_the_likeliest_are_learnt_from(base: Path, tmp_path: 
     report = fit(base, tmp_path / "out", rows(-3.0, -1.0, -2.0), negatives=1, held_out=0)
     assert report.rows == 4
     assert count_updates(rows(-3.0, -1.0, -2.0), settings(negatives=1, held_out=0, batch_size=2, epochs=2)) == 4
+
+
+def test_a_dry_run_counts_the_solutions_that_would_be_learnt_from(base: Path, tmp_path: Path) -> None:
+    from rstar_cli.stages.dry_run import dry_run_train_prm
+
+    rows = [row(i, sign, right=sign == "*") for i in range(1, 9) for sign in "*++"]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    place = TrainPlace(input=tmp_path / "rows.jsonl", model=str(base), output=tmp_path / "prm")
+    config = settings(negatives=1, held_out=0, epochs=2)
+    told = dry_run_train_prm(place, config, None).figures
+    assert (told["solutions"], told["solutions held out"], told["updates"]) == (16, 0, 4)
+    assert not (tmp_path / "prm").exists()
+    assert train_prm(rows, model=base, output=tmp_path / "prm", config=config).updates == 4
