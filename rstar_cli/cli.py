@@ -130,7 +130,7 @@ def train_policy(place: TrainPlace, given: dict[str, Any]) -> None:
 @app.command("train-prm", rich_help_panel="A round")
 @flags(TrainPlace, TrainPrmConfig)
 def train_prm(place: TrainPlace, given: dict[str, Any]) -> None:
-    """Train the process reward model from the round's policy, on labelled steps or pairs of all rounds so far; writes prm/.
+    """Train the process reward model from the round's policy, on labelled steps or pairs of all rounds; writes prm/.
 
     [dim]rstar train-prm --round 1[/dim]
     """
