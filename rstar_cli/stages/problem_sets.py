@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rstar_cli.config import EvalSetConfig, parse_levels
 from rstar_cli.contamination import Known
-from rstar_cli.errors import ConfigMismatchError, DataError
+from rstar_cli.errors import ConfigMismatchError, DataError, UsageError
 from rstar_cli.jsonl import dump, read_rows, write_rows
 from rstar_cli.layout import RunDir, make_folder
 from rstar_cli.records import Problem, Tree, Verdict
@@ -68,6 +68,11 @@ def draw_problems(run: RunDir, number: int) -> list[Problem]:
     known = Known(problem.problem for _, problem in evaluated_problems(run))
     problems = _pool(run)
     if problems is not None:
+        if config.level_weights != "equal":
+            raise UsageError(
+                f"[run] level-weights = {config.level_weights!r} is for generated problems, and the run has its own",
+                remedy="Leave the key out of the recipe.",
+            )
         problems = [p for p in problems if known.find(p.problem) is None]
         if not problems:
             raise DataError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rstar_cli.errors import DataError, MissingArtifactError
+from rstar_cli.errors import DataError, MissingArtifactError, UsageError
 from rstar_cli.jsonl import read_rows, write_rows
 from rstar_cli.layout import RunDir, make_folder
 from rstar_cli.recipe import Recipe
@@ -89,6 +89,15 @@ def test_levels_are_weighted_by_what_the_last_round_could_learn(tmp_path: Path) 
     assert drawn.count(2) > 230, "every first rollout of level 1 was right, none of level 3"
     assert drawn.count(1) > 5
     assert drawn.count(3) > 5
+
+
+def test_a_pool_has_no_levels_to_weigh(tmp_path: Path) -> None:
+    run = made(tmp_path)
+    weighted = RunDir(
+        run.root, Recipe(run.recipe.text.replace("[run]", '[run]\nlevel-weights = "learnability"'), "test")
+    )
+    with pytest.raises(UsageError, match="generated problems"):
+        draw_problems(weighted, 1)
 
 
 def tree(problem_id: str, *, right: bool) -> Tree:
