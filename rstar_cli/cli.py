@@ -206,7 +206,7 @@ def status(place: ReportPlace, _given: dict[str, Any]) -> None:
     """Tell what a run has done, what it is doing now, and the next command."""
     from rstar_cli.stages.status import status as stage
 
-    show(place, stage(RunDir.open(place.run_dir, create=False)))
+    show(place, stage(RunDir.find(place.run_dir)))
 
 
 @app.command(rich_help_panel="Around the rounds")
@@ -216,7 +216,7 @@ def report(place: ReportPlace, _given: dict[str, Any]) -> None:
 
     [dim]rstar report --run runs/mine[/dim]
     """
-    show_report(place, RunDir.open(place.run_dir, create=False))
+    show_report(place, RunDir.find(place.run_dir))
 
 
 @app.command("show", rich_help_panel="Around the rounds")

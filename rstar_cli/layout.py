@@ -137,6 +137,19 @@ class RunDir:
             raise DataError("is not a run (no recipe.toml)", path=root, remedy="Give another --run.")
         return cls.create(root) if create else cls(root, load_recipe(None))
 
+    @classmethod
+    def find(cls, root: Path) -> RunDir:
+        """Open a run to look at.
+
+        Raises:
+            MissingArtifactError: there is none.
+        """
+        if not root.exists():
+            raise MissingArtifactError(
+                f"there is no run at {root}", remedy=f"Give another --run, or make it: rstar init --run {root}"
+            )
+        return cls.open(root, create=False)
+
     def round(self, number: int) -> RoundDir:
         """The files of a round."""
         return RoundDir(self.root / f"{ROUND_FOLDER}{number}", number)

@@ -21,11 +21,11 @@ def find_tree(place: ShowPlace) -> Shown:
 
     Raises:
         DataError: there is no such problem.
-        MissingArtifactError: the round has no trees yet.
+        MissingArtifactError: there is no such run, or its round has no trees yet.
     """
     if place.trees is not None:
         return Shown(_pick(place.trees, place.problem), None, _settings(Path(f"{place.trees}.manifest.json")), "file")
-    run = RunDir.open(place.run_dir, create=False)
+    run = RunDir.find(place.run_dir)
     files = run.round(place.round)
     partial = files.trees.with_name(f"{files.trees.name}.partial")
     trees = partial if partial.exists() and not files.trees.exists() else files.trees

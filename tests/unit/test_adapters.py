@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +24,13 @@ from rstar_cli.tokens import StepTokenizer
 from rstar_cli.train.checkpoint import load_merged, load_model, load_scorer
 from rstar_cli.train.machine import find_machine
 from rstar_cli.train.prm import train_prm
-from tests.models import save
 from tests.unit.test_train_policy import FAST, ROWS, fit
 from tests.unit.test_train_prm import PAIRS
 
 LORA: dict[str, Any] = {**FAST, "lora_rank": 4, "epochs": 6, "learning_rate": 2e-2, "dtype": "float32"}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("base"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

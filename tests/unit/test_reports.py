@@ -22,7 +22,6 @@ from rstar_cli.options import TrainPlace
 from rstar_cli.records import Problem
 from rstar_cli.stages.train_policy import train
 from rstar_cli.train.policy import TrainProgress
-from tests.models import save
 from tests.unit.test_train_policy import FAST, ROWS, fit, read_log
 
 TRACKIO = """
@@ -45,19 +44,7 @@ def finish(): _note(finish=True)
 """
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("base"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_losses_are_reported_by_the_trainers_own_client(

@@ -96,6 +96,9 @@ def test_the_command(run: RunDir, tmp_path: Path) -> None:
     assert f"next: {run.command('evaluate', 0)}" in done.stderr
     data = json.loads(rstar("status", "--run", str(run.root), "--json", cwd=tmp_path).stdout)
     assert data["next"] == run.command("evaluate", 0)
-    done = rstar("status", "--run", str(tmp_path / "nothing"), cwd=tmp_path, check=False)
-    assert "Nothing is at work" in done.stderr
-    assert not (tmp_path / "nothing").exists(), "looking makes nothing"
+    for command in ("status", "report", "show"):
+        done = rstar(command, "--run", "nothing", cwd=tmp_path, check=False)
+        assert done.returncode == 3
+        assert "there is no run at nothing" in done.stderr
+        assert "rstar init --run nothing" in done.stderr
+        assert not (tmp_path / "nothing").exists(), "looking makes nothing"

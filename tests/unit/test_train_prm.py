@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,35 +31,7 @@ from rstar_cli.train.prm_report import pairwise_accuracy
 from rstar_cli.train.reward_trainer import TokenPair
 from tests.models import save
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def scorer(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A scorer whose head is random and large."""
-    import torch
-
-    path = tmp_path_factory.mktemp("scorer")
-    tokenizer = StepTokenizer.load(base).hf
-    net = load_scorer(base, tokenizer, dtype=torch.float32, attention="sdpa")
-    torch.manual_seed(7)
-    net.score.weight.data.normal_(0, 0.1)
-    net.save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def step(i: int, sign: str, extra: str = "") -> RowSegment:
