@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from rstar_cli.config import STAGES, EvolveConfig
+from rstar_cli.errors import DataError
 from rstar_cli.layout import RunDir, read_manifest
 from rstar_cli.stages.common import Summary
 
@@ -22,7 +23,7 @@ def status(run: RunDir) -> Summary:
     """A line a round, what is at work now, and the next command."""
     names = list(STAGES)
     rounds = {folder.number: read_manifest(folder.manifest) for folder in run.rounds()}
-    done = {number: {stage: _stage(stage, entries) for stage in names} for number, entries in rounds.items()}
+    done = {number: {stage: _stage(stage, entries, run) for stage in names} for number, entries in rounds.items()}
     now = _working(run)
     summary = Summary("status", columns=tuple(names))
     for number, stages in done.items():
@@ -31,8 +32,7 @@ def status(run: RunDir) -> Summary:
     tokens = sum(told["tokens"] for stages in done.values() for told in stages.values())
     summary.figures["in all"] = (f"{seconds / 60:,.1f} min", f"{tokens:,} tokens", *[""] * (len(names) - 2))
     if now is not None:
-        age = time.time() - run.progress.stat().st_mtime
-        late = f"  (last heard of {age / 60:.0f} min ago)" if age > LATE_SECONDS else ""
+        late = f"  (last heard of {now['age'] / 60:.0f} min ago)" if now["age"] > LATE_SECONDS else ""
         shown = f"{now['stage']}: {now['done']:,} of {now['total']:,}  {now['figures']}  left {now['left']}"
         summary.notes.append(f"at work: {shown}{late}")
     else:
@@ -49,11 +49,13 @@ def status(run: RunDir) -> Summary:
     return summary
 
 
-def _stage(stage: str, entries: dict[str, Any]) -> dict[str, Any]:
-    """Of a stage in a round: status, text to show, seconds and generated tokens; `evaluate` has an entry a set."""
+def _stage(stage: str, entries: dict[str, Any], run: RunDir) -> dict[str, Any]:
+    """Of a stage in a round: status, text to show, seconds and generated tokens; `evaluate` has entries of each set."""
     own = [entry for name, entry in entries.items() if name.split()[0] == stage]
     found = [entry.get("status", "") for entry in own]
     state = next((s for s in ("running", "stopped") if s in found), "complete" if found else "")
+    if stage == "evaluate" and own and any(f"evaluate {name} greedy" not in entries for name in run.recipe.eval_sets):
+        state = "running"  # it was ended between two sets
     seconds = sum(entry.get("seconds", 0.0) for entry in own)
     text = f"done, {seconds:,.0f} s" if state == "complete" else _MARKS.get(state, "-")
     tokens = sum(entry.get("tokens", {}).get("generated", 0) for entry in own)
@@ -61,17 +63,21 @@ def _stage(stage: str, entries: dict[str, Any]) -> dict[str, Any]:
 
 
 def _working(run: RunDir) -> dict[str, Any] | None:
-    """What `progress.json` tells, where the process that wrote it lives; on another host that is not known."""
-    if not run.progress.exists():
-        return None
-    told: dict[str, Any] = orjson.loads(run.progress.read_bytes())
-    if told["host"] == socket.gethostname():
-        try:
+    """What `progress.json` tells, and its age in seconds, where the process that wrote it lives.
+
+    Of another host that is not known. The file may go at any moment: its stage is done then.
+    """
+    try:
+        told: dict[str, Any] = orjson.loads(run.progress.read_bytes())
+        told["age"] = round(time.time() - run.progress.stat().st_mtime, 1)
+        if told["host"] == socket.gethostname():
             os.kill(told["process"], 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:  # it lives, as somebody else's
-            return told
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    except PermissionError:  # it lives, as somebody else's
+        return told
+    except (ValueError, KeyError, TypeError):
+        raise DataError("not the progress of a stage", path=run.progress, remedy="Remove the file.") from None
     return told
 
 

@@ -14,6 +14,7 @@ import orjson
 import pytest
 from rich.console import Console
 
+from rstar_cli.errors import DataError
 from rstar_cli.layout import RunDir, write_bytes, write_manifest
 from rstar_cli.progress import StageProgress
 from rstar_cli.stages.common import StageRecord
@@ -50,11 +51,13 @@ def test_from_the_first_stage_to_the_last(run: RunDir) -> None:
         note(run, 1, stage)
     assert status(run).next_command == run.command("evaluate", 1)
     note(run, 1, "evaluate test greedy")
+    assert status(run).next_command == run.command("evaluate", 1), "one of two sets"
+    note(run, 1, "evaluate more greedy")
     told = status(run)
     assert told.next_command is None
-    assert told.data["seconds"] == 210.0
+    assert told.data["seconds"] == 240.0
     assert told.data["tokens"] == 150
-    assert told.figures["round 1"] == ("done, 30 s",) * 5
+    assert told.figures["round 1"] == (*("done, 30 s",) * 4, "done, 60 s")
     assert "All rounds" in told.notes[0]
 
 
@@ -85,6 +88,10 @@ def test_the_dead_and_the_silent(run: RunDir) -> None:
     old = time.time() - 600
     os.utime(run.progress, (old, old))
     assert status(run).notes[0].endswith("(last heard of 10 min ago)")
+    for damaged in (b"", b"[1]", b"{}"):
+        write_bytes(run.progress, damaged)
+        with pytest.raises(DataError, match="not the progress of a stage"):
+            status(run)
 
 
 def test_outside_a_run_there_is_no_progress(tmp_path: Path) -> None:
