@@ -15,8 +15,36 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rstar_cli.config import PRESETS, STAGES, TABLES, EvalSetConfig, RunConfig, Settings, SettingsT
+from rstar_cli.config import STAGES, TABLES, EvalSetConfig, RunConfig, Settings, SettingsT
 from rstar_cli.errors import DataError, StorageError, UsageError, did_you_mean
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "method": "uct",
+        "rollouts": 16,
+        "candidates": 8,
+        "exploration": 2.0,
+        "rollout_style": "expand",
+        "rules": "paper",
+        "max_depth": 16,
+        "temperature": 1.0,
+        "wave": 1,
+    },
+    "upstream": {
+        "method": "uct",
+        "rollouts": 48,
+        "candidates": 12,
+        "exploration": 2.0,
+        "rollout_style": "expand",
+        "rules": "upstream",
+        "max_depth": 16,
+        "temperature": 1.0,
+        "wave": 1,
+    },
+}
+"""Search settings by preset: arXiv 2501.04519, section 4.1 and appendix A.2; microsoft/rStar, branch rStar-math,
+`config/sample_mcts.yaml`."""
 
 
 class Recipe:
