@@ -18,7 +18,6 @@ from pydantic import ValidationError
 from rstar_cli.config import STAGES, TABLES, EvalSetConfig, RunConfig, Settings, SettingsT
 from rstar_cli.errors import DataError, StorageError, UsageError, did_you_mean
 
-
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "method": "uct",
