@@ -25,7 +25,7 @@ import psutil
 from tests.helpers import ROOT
 
 INJECTED = Path(__file__).parent / "injected"
-"""Folder of a `sitecustomize.py`: with it on PYTHONPATH a process kills itself at a chosen moment, or its clock jumps."""
+"""Folder of a `sitecustomize.py`: with it on PYTHONPATH a process kills itself at a moment, or its clock jumps."""
 CLOCKED = ("manifest.json", "report.html", "train_log.jsonl")
 """Files that hold clock times."""
 ENDS_WITHIN = 8.0
@@ -45,7 +45,7 @@ class Running:
     """A command at work. Its output goes to files, so that nobody has to read it while it runs."""
 
     def __init__(self, *args: str, cwd: Path, shell: bool = False, **env: str) -> None:
-        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         command = [sys.executable, "-m", "rstar_cli", *args]
         self.process = subprocess.Popen(
             ["sh", "-c", args[0]] if shell else command,

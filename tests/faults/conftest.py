@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,10 +13,11 @@ from tests.faults.common import all_gone
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what lies here."""
     for item in items:
-        if "faults" in item.path.parts:
+        if Path(__file__).parent in item.path.parents:
             item.add_marker("faults")
 
 
