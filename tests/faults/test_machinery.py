@@ -11,8 +11,8 @@ from tests.faults.common import Running, all_gone, environment, killed_at, left_
 
 
 def test_a_process_is_killed_at_the_change_that_was_chosen(tmp_path: Path) -> None:
-    code = "import os\nfor i in range(4):\n fd = os.open('f', 65, 0o600); os.write(fd, b'ab'); os.fsync(fd)"
-    for more, size in (({}, 2), ({"before": True}, 1)):
+    code = "import os\nfor i in range(4):\n fd = os.open('f', 1089, 0o600); os.write(fd, b'ab'); os.fsync(fd)"
+    for more, size in (({}, 4), ({"before": True}, 3)):
         (tmp_path / "f").write_bytes(b"")
         done = subprocess.run(
             [sys.executable, "-c", code],
