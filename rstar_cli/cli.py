@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
+import shlex
 import sys
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rstar_cli import __version__
+from rstar_cli import __version__, interrupts
 from rstar_cli.cli_bench import bench_app
 from rstar_cli.config import (
     EvaluateConfig,
@@ -318,8 +317,9 @@ def _refuse_two_streams(place: Place, output: str | None) -> None:
         raise UsageError("--json and --output - both want stdout", remedy="Give one of them.")
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(143)
+def _farewell() -> None:
+    command = shlex.join(["rstar", *sys.argv[1:]])
+    note(f"interrupted; what was finished is kept. To go on: {command}")
 
 
 def main() -> None:
@@ -327,14 +327,15 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]  # it may stand anywhere
-    signal.signal(signal.SIGTERM, _terminated)
+    interrupts.install(_farewell)
     try:
         app()
     except RstarError as error:
         sys.exit(_fail(error, debug))
-    except SystemExit as end:
-        if end.code in (130, 143):
-            note("interrupted; what was finished is kept. Run the same command again to go on.")
+    except SystemExit:
+        if interrupts.asked():  # it may have come to its end nonetheless: whoever asked wants nothing more to follow
+            _farewell()
+            sys.exit(interrupts.exit_code())
         raise
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from rstar_cli import __version__
 from rstar_cli.adapters import STEPS
 from rstar_cli.config import EngineConfig, GradingConfig, SandboxConfig, SearchConfig
-from rstar_cli.errors import UsageError
+from rstar_cli.errors import ConfigMismatchError, UsageError
 from rstar_cli.grader import LENIENT, STRICT, Grader
 from rstar_cli.jsonl import digest
 from rstar_cli.layout import (
@@ -111,25 +111,31 @@ class StageRecord:
         """Whether the stage was done before from the same inputs and settings.
 
         Raises:
-            ConfigMismatchError: it was begun or done with others.
+            ConfigMismatchError: it was begun or done with others, or nobody knows with which.
         """
         entry = read_manifest(self._manifest).get(self._stage)
         first = self._outputs[0]
         left = [path for path in (first, partial(first)) if path.exists()]
-        if entry is None or not left:
+        if not left:
             return False
+        if entry is None:
+            raise ConfigMismatchError(
+                f"{left[0]} is there, and {self._manifest} does not tell what it was made with",
+                remedy=f"Restore the manifest, or remove {left[0]} to begin anew.",
+            )
         asked = {**self._entry["config"], **_flat(self._entry["inputs"])}
         begun = {"config": {**entry.get("config", {}), **_flat(entry.get("inputs", {}))}}
         remedy = f"Use the settings and inputs it was begun with, or remove {left[0]} to do it again."
         check_unchanged(begun, asked, f"{self._stage} in {self._manifest.parent}", remedy)
         if not all(path.exists() for path in self._outputs):  # each is complete or absent
             return False
-        if entry.get("status") != "complete" and self._told_by_rows:
+        if entry.get("status") != "complete":
+            if not self._told_by_rows:
+                return False
             self._take_over(entry)
             self.complete({"problems": digest(first).rows})
-            partial(first).unlink(missing_ok=True)
-            return True
-        return bool(entry.get("status") == "complete")
+        partial(first).unlink(missing_ok=True)
+        return True
 
     def told_again(self, summary: Summary) -> Summary:
         """The summary of a stage that was done before, with what the manifest tells of it."""
@@ -174,6 +180,10 @@ class StageRecord:
     def stopped(self, tokens: Mapping[str, int]) -> None:
         """Record that the budget stopped the stage; a later call goes on."""
         self._note("stopped", tokens)
+
+    def interrupted(self, tokens: Mapping[str, int]) -> None:
+        """Record what this call has spent; a later call goes on."""
+        self._note("running", tokens)
 
     def complete(self, counts: Mapping[str, Any], tokens: Mapping[str, int] | None = None) -> None:
         """Record that the stage is done, with counts, and each output's hash and number of rows."""

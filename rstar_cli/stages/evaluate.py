@@ -10,11 +10,13 @@ from typing import Any
 
 import orjson
 
+from rstar_cli import interrupts
 from rstar_cli.config import EvalSetConfig, EvaluateConfig
 from rstar_cli.errors import UsageError
 from rstar_cli.journal import Journal
 from rstar_cli.jsonl import read_rows
-from rstar_cli.layout import RunDir, write_bytes
+from rstar_cli.layout import RunDir, make_folder, write_bytes
+from rstar_cli.locks import held
 from rstar_cli.metrics import told
 from rstar_cli.options import EvaluatePlace
 from rstar_cli.progress import StageProgress
@@ -82,6 +84,11 @@ def evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None, s
     """
     if run is None:
         return _without_run(place, config)
+    with run.locked("evaluate", place.round):
+        return _of_round(place, config, run, stop)
+
+
+def _of_round(place: EvaluatePlace, config: EvaluateConfig, run: RunDir, stop: Stop | None) -> Summary:
     number, files = place.round, run.round(place.round)
     policy = run.policy_of(number)
     if number > 0:
@@ -118,7 +125,9 @@ def _without_run(place: EvaluatePlace, config: EvaluateConfig) -> Summary:
     problems = read_source(place.benchmark, place.limit)
     tasks = _tasks(eval_name(place.benchmark), problems, config, problems)
     summary = Summary("evaluate")
-    _evaluate(tasks, models, config, summary, None)
+    make_folder(folder)
+    with held(folder / ".evaluate.lock", f"the evaluations in {folder}"):
+        _evaluate(tasks, models, config, summary, None)
     return summary
 
 
@@ -175,6 +184,7 @@ def _evaluate(tasks: list[_Task], models: _Models, config: EvaluateConfig, summa
             _write_figures(models.folder, task, figures)
             _tell(summary, task, figures)
             summary.files.append(rows)
+            interrupts.end_if_asked()
 
 
 def _record(task: _Task, models: _Models, config: EvaluateConfig, rows: Path) -> StageRecord:
@@ -250,7 +260,10 @@ def _solve(
         todo = [p for p in task.problems if p.id not in journal.done]
         before = len(task.problems) - len(todo)
         right = solved = 0
-        with StageProgress(title, len(task.problems), done=before, file=record.progress) as progress:
+        with (
+            StageProgress(title, len(task.problems), done=before, file=record.progress) as progress,
+            interrupts.finishing("the problems in flight"),
+        ):
             for row in task.solve(todo, tools, config, lazy.few_shot, models.seed, spent):
                 journal.append(row)
                 solved += 1
@@ -261,6 +274,9 @@ def _solve(
                     progress.rate(usage.generated - generated, "tok"),
                 )
         tokens = {"generated": usage.generated - generated, "prefilled": usage.prefilled - prefilled}
+        if solved < len(todo) and interrupts.asked():
+            record.interrupted(tokens)
+            interrupts.end()
         if solved < len(todo):
             record.stopped(tokens)
             return False

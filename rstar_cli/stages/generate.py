@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rstar_cli import interrupts
 from rstar_cli.config import GenerateConfig
 from rstar_cli.errors import UsageError
 from rstar_cli.journal import Journal
-from rstar_cli.layout import RunDir
+from rstar_cli.layout import RunDir, make_folder
+from rstar_cli.locks import held
 from rstar_cli.options import GeneratePlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.prompts import render_prompt
@@ -78,6 +80,11 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None, s
         return _on_files(place, config)
     if place.round < 1:
         raise UsageError("round 0 is the base model: there is nothing to generate", remedy="Give --round 1 or later.")
+    with run.locked("generate", place.round):
+        return _on_round(place, config, run, stop)
+
+
+def _on_round(place: GeneratePlace, config: GenerateConfig, run: RunDir, stop: Stop | None) -> Summary:
     files = run.round(place.round)
     model, policy_name = policy_for(config, run, place.round)
     prm, prm_name = prm_for(config, run, place.round)
@@ -141,7 +148,9 @@ def _on_files(place: GeneratePlace, config: GenerateConfig) -> Summary:
     identity = {**config.identity(), **named, "problems": [len(problems), ids]}
     manifest = place.output.with_name(place.output.name + ".manifest.json")
     record = StageRecord(manifest, "generate", identity, {}, [place.output], told_by_rows=True)
-    return _unless_done(task, config, record, Summary("generate", files=[place.output, manifest]), None)
+    make_folder(place.output.parent)
+    with held(place.output.with_name(f".{place.output.name}.lock"), str(place.output)):
+        return _unless_done(task, config, record, Summary("generate", files=[place.output, manifest]), None)
 
 
 def _unless_done(
@@ -214,18 +223,22 @@ def _search(task: _Task, config: GenerateConfig, record: StageRecord, title: str
             return stopped or budget.spent
 
         searched = solved = 0
-        for row in search_problems(todo, tools, gold, config, task.few_shot, task.seed, spent, budget, flow):
-            if stopped:  # what is in flight is dropped: a larger budget takes it up from its beginning
-                break
-            journal.append(row)
-            searched += 1
-            solved += is_solved(row)
-            progress.update(
-                before + searched,
-                f"{solved / searched:.0%} solved",
-                progress.rate(policy.usage.generated, "tok"),
-                f"{flow.idle:.0%} idle",
-            )
+        with interrupts.finishing("the searches in flight"):
+            for row in search_problems(todo, tools, gold, config, task.few_shot, task.seed, spent, budget, flow):
+                if stopped:  # what is in flight is dropped: a larger budget takes it up from its beginning
+                    break
+                journal.append(row)
+                searched += 1
+                solved += is_solved(row)
+                progress.update(
+                    before + searched,
+                    f"{solved / searched:.0%} solved",
+                    progress.rate(policy.usage.generated, "tok"),
+                    f"{flow.idle:.0%} idle",
+                )
+        if searched < len(todo) and interrupts.asked():
+            record.interrupted({"generated": policy.usage.generated, "prefilled": policy.usage.prefilled})
+            interrupts.end()
         seconds = progress.seconds
         if not stopped:
             journal.finish([p.id for p in task.problems if p.id in journal.done], task.output)
@@ -278,7 +291,7 @@ def search_problems(
         return list(tools.grader.grade([(gold[key], answer) for key, answer in answers]))
 
     driver = tools.driver(grade, budget.more, flow)
-    for key, tree in driver.run(searches(), config.in_flight, stop):
+    for key, tree in driver.run(interrupts.until_asked(searches()), config.in_flight, stop):
         budget.finished += 1
         row = tree_row(key, tree, tools.policy)
         tools.forget(tree)

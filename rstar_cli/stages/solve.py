@@ -9,6 +9,7 @@ from typing import Any
 
 from rstar_cli.config import EvaluateConfig
 from rstar_cli.grader import group_answers
+from rstar_cli.interrupts import until_asked
 from rstar_cli.prompts import render_prompt
 from rstar_cli.protocols import Grade
 from rstar_cli.records import EvalRow, EvalSample, Problem, StopReason
@@ -28,7 +29,7 @@ def solve_greedily(
     plan = Plan("best-of-n", 1, replace(growth(config, tools, temperature=0.0), scored=False))
     by_id = {p.id: p for p in problems}
     searches = ((p.id, *begin(_prompt(p, few_shot), 0, plan)) for p in problems)
-    for key, tree in tools.driver(_no_gold).run(searches, config.in_flight, stop):
+    for key, tree in tools.driver(_no_gold).run(until_asked(searches), config.in_flight, stop):
         row = _row(by_id[key], [tree.rollouts[0][0]], tree.tokens_generated, tools, config)
         tools.forget(tree)
         yield row
@@ -48,7 +49,7 @@ def sample_solutions(
                 yield (problem.id, draw), *begin(_prompt(problem, few_shot), own, plan)
 
     found: defaultdict[str, dict[int, Tree]] = defaultdict(dict)
-    for (key, draw), tree in tools.driver(_no_gold).run(searches(), config.in_flight, stop):
+    for (key, draw), tree in tools.driver(_no_gold).run(until_asked(searches()), config.in_flight, stop):
         trees = found[key]
         trees[draw] = tree
         if len(trees) == config.samples:
@@ -66,7 +67,7 @@ def search_solutions(
     plan = plan_of(config, tools)
     by_id = {p.id: p for p in problems}
     searches = ((p.id, *begin(_prompt(p, few_shot), derive_seed(seed, p.id, "mcts"), plan)) for p in problems)
-    for key, tree in tools.driver(_no_gold).run(searches, config.in_flight, stop):
+    for key, tree in tools.driver(_no_gold).run(until_asked(searches), config.in_flight, stop):
         leaves = dict.fromkeys(leaf for leaf, _ in tree.rollouts if leaf.stop is StopReason.ANSWER)
         row = _row(by_id[key], list(leaves), tree.tokens_generated, tools, config)
         tools.forget(tree)

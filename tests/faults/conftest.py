@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.common import all_gone
+from tests.faults.runs import Whole
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -27,3 +28,9 @@ def no_orphans() -> Iterator[None]:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     yield
     all_gone()
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """A run that nothing stopped."""
+    return Whole(tmp_path_factory.mktemp("whole"))

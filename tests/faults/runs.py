@@ -1,0 +1,117 @@
+"""The run that faults are made in, as it is before and after each stage."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.faults.common import lines, rstar
+
+RECIPE = """
+[run]
+seed = 5
+count = 150
+levels = "1-2"
+[evolve]
+rounds = 1
+plateau = 0
+[eval.test]
+count = 60
+levels = "1-2"
+sampled = 40
+[generate]
+engine = "scripted"
+rollouts = 6
+in-flight = 3
+[train-policy]
+epochs = 2
+learning-rate = 1e-4
+batch-size = 8
+save-minutes = 0
+[train-prm]
+min-updates = 40
+batch-size = 8
+learning-rate = 1e-4
+save-minutes = 0
+[evaluate]
+engine = "scripted"
+samples = 8
+rollouts = 4
+rollout-style = "complete"
+in-flight = 2
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage of round 1.
+
+    Attributes:
+        name: as the command.
+        trail: where it leaves what is finished: a journal, or the folder of a training's saved states.
+        enough: rows or updates from which it is called under way.
+    """
+
+    name: str
+    trail: str
+    enough: int = 3
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The command line, to run beside the run's folder."""
+        return (self.name, "--round", "1", "--run", "r")
+
+    def done(self, run: Path) -> int:
+        """Rows, or the last saved update."""
+        path = run / "round_1" / self.trail
+        if path.is_dir():
+            return max((int(found.name) for found in path.iterdir()), default=0)
+        return lines(path)
+
+    def is_under_way(self, run: Path) -> Callable[[], bool]:
+        """When it has done something, and has more to do."""
+        return lambda: self.done(run) >= self.enough
+
+
+STAGES = (
+    Stage("generate", "trees.jsonl.partial"),
+    Stage("verify", "solutions.jsonl.partial"),
+    Stage("train-policy", ".policy.partial/saved"),
+    Stage("train-prm", ".prm.partial/saved"),
+    Stage("evaluate", "eval/test.samples.jsonl.partial"),
+)
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+class Whole:
+    """A run that nothing stopped, as it was before each stage and in the end.
+
+    Args:
+        root: an empty folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        (root / "recipe.toml").write_text(RECIPE)
+        rstar("init", "--run", "r", "--recipe", "recipe.toml", cwd=root)
+        for number, stage in enumerate(STAGES):
+            shutil.copytree(root / "r", root / str(number))
+            rstar(*stage.command, cwd=root)
+        (root / "r").rename(root / str(len(STAGES)))
+
+    def before(self, name: str, folder: Path) -> Path:
+        """A copy of the run before a stage, as `r` in a folder; an older one there is removed."""
+        run = folder / "r"
+        shutil.rmtree(run, ignore_errors=True)
+        return shutil.copytree(self._root / str(NAMES.index(name)), run)
+
+    def after(self, name: str) -> Path:
+        """The run after a stage; not to be touched."""
+        return self._root / str(NAMES.index(name) + 1)
+
+
+def stage_of(name: str) -> Stage:
+    """A stage by its name."""
+    return STAGES[NAMES.index(name)]
