@@ -134,6 +134,8 @@ class StageRecord:
                 return False
             self._take_over(entry)
             self.complete({"problems": digest(first).rows})
+            if self.progress is not None:
+                self.progress.unlink(missing_ok=True)  # of the process that was killed
         partial(first).unlink(missing_ok=True)
         return True
 

@@ -46,26 +46,28 @@ in-flight = 2
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage of round 1.
+    """A stage of a round.
 
     Attributes:
         name: as the command.
+        number: the round.
         trail: where it leaves what is finished: a journal, or the folder of a training's saved states.
         enough: rows or updates from which it is called under way.
     """
 
     name: str
+    number: int
     trail: str
     enough: int = 3
 
     @property
     def command(self) -> tuple[str, ...]:
         """The command line, to run beside the run's folder."""
-        return (self.name, "--round", "1", "--run", "r")
+        return (self.name, "--round", str(self.number), "--run", "r")
 
     def done(self, run: Path) -> int:
         """Rows, or the last saved update."""
-        path = run / "round_1" / self.trail
+        path = run / f"round_{self.number}" / self.trail
         if path.is_dir():
             return max((int(found.name) for found in path.iterdir()), default=0)
         return lines(path)
@@ -76,17 +78,17 @@ class Stage:
 
 
 STAGES = (
-    Stage("generate", "trees.jsonl.partial"),
-    Stage("verify", "solutions.jsonl.partial"),
-    Stage("train-policy", ".policy.partial/saved"),
-    Stage("train-prm", ".prm.partial/saved"),
-    Stage("evaluate", "eval/test.samples.jsonl.partial"),
+    Stage("evaluate", 0, "eval/test.samples.jsonl.partial"),
+    Stage("generate", 1, "trees.jsonl.partial"),
+    Stage("verify", 1, "solutions.jsonl.partial"),
+    Stage("train-policy", 1, ".policy.partial/saved"),
+    Stage("train-prm", 1, ".prm.partial/saved"),
 )
 NAMES = tuple(stage.name for stage in STAGES)
 
 
 class Whole:
-    """A run that nothing stopped, as it was before each stage and in the end.
+    """A run that nothing stopped, as it was before and after each stage; made as far as it is asked for.
 
     Args:
         root: an empty folder.
@@ -96,20 +98,26 @@ class Whole:
         self._root = root
         (root / "recipe.toml").write_text(RECIPE)
         rstar("init", "--run", "r", "--recipe", "recipe.toml", cwd=root)
-        for number, stage in enumerate(STAGES):
-            shutil.copytree(root / "r", root / str(number))
-            rstar(*stage.command, cwd=root)
-        (root / "r").rename(root / str(len(STAGES)))
+        shutil.copytree(root / "r", root / "0")
+
+    def _made(self, stages: int) -> Path:
+        """The run after so many stages."""
+        made = self._root / str(stages)
+        if not made.exists():
+            self._made(stages - 1)
+            rstar(*STAGES[stages - 1].command, cwd=self._root)
+            shutil.copytree(self._root / "r", made)
+        return made
 
     def before(self, name: str, folder: Path) -> Path:
         """A copy of the run before a stage, as `r` in a folder; an older one there is removed."""
         run = folder / "r"
         shutil.rmtree(run, ignore_errors=True)
-        return shutil.copytree(self._root / str(NAMES.index(name)), run)
+        return shutil.copytree(self._made(NAMES.index(name)), run)
 
     def after(self, name: str) -> Path:
         """The run after a stage; not to be touched."""
-        return self._root / str(NAMES.index(name) + 1)
+        return self._made(NAMES.index(name) + 1)
 
 
 def stage_of(name: str) -> Stage:
