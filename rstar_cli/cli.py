@@ -52,6 +52,10 @@ app.add_typer(problems_app, name="problems", rich_help_panel="Around the rounds"
 app.add_typer(bench_app, name="bench", rich_help_panel="Around the rounds")
 
 
+UNREAD = 141
+"""Exit code where whoever read our output has left (`| head`): as a shell tells of SIGPIPE."""
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"rstar {__version__}")
@@ -329,14 +333,29 @@ def main() -> None:
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]  # it may stand anywhere
     interrupts.install(_farewell)
     try:
+        code = _run(debug)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = UNREAD
+    if code == UNREAD:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):  # what is still in their buffers
+            os.dup2(nowhere, stream)
+    sys.exit(code)
+
+
+def _run(debug: bool) -> int | str | None:
+    """Run the command line; its exit code."""
+    try:
         app()
     except RstarError as error:
-        sys.exit(_fail(error, debug))
-    except SystemExit:
+        return _fail(error, debug)
+    except SystemExit as end:
         if interrupts.asked():  # it may have come to its end nonetheless: whoever asked wants nothing more to follow
             _farewell()
-            sys.exit(interrupts.exit_code())
-        raise
+            return interrupts.exit_code()
+        return UNREAD if end.code == 1 else end.code  # so Typer and Rich end it then, and nothing else does
+    return 0
 
 
 def _fail(error: RstarError, debug: bool) -> int:

@@ -37,7 +37,7 @@ from rstar_cli.stages.common import (
     refuse_run_flags,
 )
 from rstar_cli.stages.figures import figures_of, kind_of
-from rstar_cli.stages.problem_sets import eval_name, eval_problems, read_source
+from rstar_cli.stages.problem_sets import content_of, eval_name, eval_problems, read_source
 from rstar_cli.stages.solve import Solver, sample_solutions, search_solutions, solve_greedily
 from rstar_cli.stages.tools import Tools
 
@@ -201,9 +201,8 @@ def _record(task: _Task, models: _Models, config: EvaluateConfig, rows: Path) ->
     if task.kind != "greedy":
         identity |= {"prm": models.prm_name, "seed": models.seed}
         inputs |= {"prm": Path(models.prm)} if models.prm else {}
-    ids = derive_seed(*(p.id for p in task.problems))  # which problems, as a number
     few_shot = few_shot_of(config, models.policy)
-    identity |= {"policy": models.policy_name, "few_shot": few_shot, "problems": [len(task.problems), ids]}
+    identity |= {"policy": models.policy_name, "few_shot": few_shot, "problems": content_of(task.problems)}
     there = {name: path for name, path in inputs.items() if path.is_dir()}
     return StageRecord(models.manifest, f"evaluate {task.name} {task.kind}", identity, there, [rows], told_by_rows=True)
 

@@ -39,7 +39,7 @@ from rstar_cli.stages.common import (
     refuse_run_flags,
 )
 from rstar_cli.stages.contaminated import refuse_overlaps
-from rstar_cli.stages.problem_sets import read_source, round_problems
+from rstar_cli.stages.problem_sets import content_of, read_source, round_problems
 from rstar_cli.stages.tools import Tools, begin, plan_of
 
 FIRST_PRM_ROUND = 3
@@ -143,9 +143,8 @@ def _on_files(place: GeneratePlace, config: GenerateConfig) -> Summary:
     model = "embedded" if config.policy == "auto" else config.policy
     prm = outside_prm(config.prm)
     task = _Task(problems, model, prm, few_shot_of(config, model), derive_seed(0, 1), place.output)
-    ids = derive_seed(*(p.id for p in problems))  # which problems, as a number
     named = {"policy": model, "prm": prm or "none", "few_shot": task.few_shot}
-    identity = {**config.identity(), **named, "problems": [len(problems), ids]}
+    identity = {**config.identity(), **named, "problems": content_of(problems)}
     manifest = place.output.with_name(place.output.name + ".manifest.json")
     record = StageRecord(manifest, "generate", identity, {}, [place.output], told_by_rows=True)
     make_folder(place.output.parent)

@@ -62,6 +62,11 @@ class Running:
         """What it has said so far."""
         return os.pread(self._err.fileno(), 1 << 20, 0).decode()
 
+    @property
+    def stdout(self) -> str:
+        """What it has written so far."""
+        return os.pread(self._out.fileno(), 1 << 20, 0).decode()
+
     def send(self, number: int) -> None:
         """Send it a signal, to it alone."""
         self.process.send_signal(number)
