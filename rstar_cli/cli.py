@@ -312,7 +312,7 @@ def _open(
 
 def _show(place: Place, summary: Summary) -> None:
     show(place, summary)
-    if summary.partial:
+    if summary.partial or summary.failed:
         raise typer.Exit(7)
 
 

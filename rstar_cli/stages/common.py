@@ -52,7 +52,8 @@ class Summary:
         files: what was written.
         next_command: the command that goes on from here; None at the end.
         notes: sentences that the user should read.
-        partial: done in part (exit code 7).
+        partial: done in part (exit code 7): the budget is spent, and a larger one goes on.
+        failed: why, by id, of problems that were given up; the rest is done (exit code 7, too).
         data: the figures as plain values, for `--json`.
         done_before: nothing was done now: it was there.
         headline: the outcome in a few words.
@@ -65,10 +66,19 @@ class Summary:
     next_command: str | None = None
     notes: list[str] = field(default_factory=list)
     partial: bool = False
+    failed: dict[str, str] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     done_before: bool = False
     headline: str = ""
     columns: tuple[str, ...] = ()
+
+
+def failures_told(failed: Mapping[str, str]) -> list[str]:
+    """A note that names problems that were given up, the first ones; none where there are none."""
+    if not failed:
+        return []
+    shown = "; ".join(f"{name}: {why}" for name, why in list(failed.items())[:3])
+    return [f"{len(failed)} problems were given up, the rest is done: {shown}{' ...' if len(failed) > 3 else ''}"]
 
 
 class StageRecord:

@@ -20,13 +20,14 @@ from rstar_cli.locks import held
 from rstar_cli.metrics import told
 from rstar_cli.options import EvaluatePlace
 from rstar_cli.progress import StageProgress
-from rstar_cli.records import EvalRow, Problem, Verdict
+from rstar_cli.records import EvalRow, EvalSample, Problem, Verdict
 from rstar_cli.report import write_report
 from rstar_cli.search.sampling import derive_seed
 from rstar_cli.stages.common import (
     StageRecord,
     Stop,
     Summary,
+    failures_told,
     few_shot_of,
     open_grader,
     open_policy,
@@ -180,6 +181,9 @@ def _evaluate(tasks: list[_Task], models: _Models, config: EvaluateConfig, summa
                     summary.next_command = None
                     summary.notes.append("The budget is spent; a larger one goes on from here.")
                     return
+                failed = tools.open().failed
+                summary.failed |= failed
+                summary.notes += failures_told(failed)
             figures = figures_of(task.kind, list(read_rows(rows, EvalRow)))
             _write_figures(models.folder, task, figures)
             _tell(summary, task, figures)
@@ -254,6 +258,8 @@ def _solve(
         record.tick(usage.generated - generated)
         return stop is not None and stop(usage.generated)  # the budget counts from the beginning of this call
 
+    tools.failed.clear()  # of the task before
+    by_id = {p.id: p for p in task.problems}
     title = f"evaluate {task.name} {task.kind}"
     with Journal(partial(output)) as journal:
         todo = [p for p in task.problems if p.id not in journal.done]
@@ -272,6 +278,9 @@ def _solve(
                     f"{right / solved:.0%} {'right' if task.kind == 'greedy' else 'reached'}",
                     progress.rate(usage.generated - generated, "tok"),
                 )
+        for name in tools.failed:
+            journal.append(_given_up(by_id[name], task.kind, config))
+            solved += 1
         tokens = {"generated": usage.generated - generated, "prefilled": usage.prefilled - prefilled}
         if solved < len(todo) and interrupts.asked():
             record.interrupted(tokens)
@@ -280,8 +289,16 @@ def _solve(
             record.stopped(tokens)
             return False
         journal.finish([p.id for p in task.problems], output)
-    record.complete({"problems": len(task.problems)}, tokens)
+    failed = {"failed": dict(tools.failed)} if tools.failed else {}
+    record.complete({"problems": len(task.problems), **failed}, tokens)
     return True
+
+
+def _given_up(problem: Problem, kind: str, config: EvaluateConfig) -> EvalRow:
+    """The row of a problem that the policy refuses: it was not solved, and not wrong either."""
+    nothing = EvalSample(answer=None, verdict=Verdict.ERROR, tokens=0, logprob=0.0)
+    count = config.samples if kind == "samples" else 1
+    return EvalRow(problem_id=problem.id, level=problem.level, tokens=0, samples=(nothing,) * count)
 
 
 def _write_figures(folder: Path, task: _Task, figures: dict[str, dict[str, Any]]) -> None:

@@ -67,7 +67,9 @@ def _chosen(rows: Sequence[EvalRow], choose: Choose) -> dict[str, Any]:
     verdicts: list[Verdict] = []
     for row in rows:
         picked = choose(row.samples)
-        verdicts.append(row.samples[picked].verdict if picked is not None else Verdict.NO_ANSWER)
+        given_up = all(sample.verdict is Verdict.ERROR for sample in row.samples)
+        none = Verdict.ERROR if row.samples and given_up else Verdict.NO_ANSWER
+        verdicts.append(row.samples[picked].verdict if picked is not None else none)
     right = [float(verdict is Verdict.CORRECT) for verdict in verdicts]
     counts = Counter(verdicts)
     return {

@@ -29,6 +29,7 @@ from rstar_cli.stages.common import (
     StageRecord,
     Stop,
     Summary,
+    failures_told,
     few_shot_of,
     open_grader,
     open_policy,
@@ -164,6 +165,8 @@ def _unless_done(
         return record.told_again(summary)
     record.begin()
     figures = _search(task, config, record, summary.stage, stop)
+    summary.failed = figures.pop("failed")
+    summary.notes += failures_told(summary.failed)
     summary.figures = {
         **figures,
         "solved": f"{figures['solved']} of {figures['searched now']}",
@@ -174,6 +177,7 @@ def _unless_done(
     )
     counts = {name: figures[name] for name in ("problems", "searched now", "left", "solved", "engine idle")}
     counts |= {"contaminated": contaminated} if contaminated else {}
+    counts |= {"failed": summary.failed} if summary.failed else {}
     tokens = {"generated": figures["tokens generated"], "prefilled": figures["tokens prefilled"]}
     summary.data = counts
     if figures["stopped"]:
@@ -235,7 +239,7 @@ def _search(task: _Task, config: GenerateConfig, record: StageRecord, title: str
                     progress.rate(policy.usage.generated, "tok"),
                     f"{flow.idle:.0%} idle",
                 )
-        if searched < len(todo) and interrupts.asked():
+        if searched + len(tools.failed) < len(todo) and interrupts.asked():
             record.interrupted({"generated": policy.usage.generated, "prefilled": policy.usage.prefilled})
             interrupts.end()
         seconds = progress.seconds
@@ -244,7 +248,8 @@ def _search(task: _Task, config: GenerateConfig, record: StageRecord, title: str
         return {
             "problems": len(task.problems),
             "searched now": searched,
-            "left": len(todo) - searched,
+            "left": len(todo) - searched - len(tools.failed),
+            "failed": tools.failed,
             "stopped": stopped,
             "solved": solved,
             "tokens generated": policy.usage.generated,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from rstar_cli.config import GenerateConfig, SearchConfig, parse_escalation
-from rstar_cli.errors import UsageError
+from rstar_cli.errors import RstarError, UsageError
 from rstar_cli.protocols import AnswerGrader, Policy, ScoreRequest, Segment, StepExecutor, StepScorer
 from rstar_cli.search.beam import beam_search
 from rstar_cli.search.driver import Driver, Flow, GradeMany
@@ -27,12 +27,14 @@ class Tools:
         sandbox: runs them.
         grader: compares answers.
         scorer: the PRM; None where none is used.
+        failed: why, by id, of problems that were given up, since the policy refuses what they ask.
     """
 
     policy: Policy
     sandbox: StepExecutor
     grader: AnswerGrader
     scorer: StepScorer | None = None
+    failed: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Have a PRM with another tokenizer than the policy's tokenise steps itself."""
@@ -42,8 +44,12 @@ class Tools:
     def driver(
         self, grade: GradeMany[KeyT], more: Callable[[], bool] = lambda: True, flow: Flow | None = None
     ) -> Driver[KeyT]:
-        """A driver of searches with these parts."""
-        return Driver(self.policy, self.sandbox, grade, self.scorer, more, flow)
+        """A driver of searches with these parts. Their keys are ids of problems, or begin with one."""
+
+        def give_up(key: KeyT, error: RstarError) -> None:
+            self.failed[str(key[0] if isinstance(key, tuple) else key)] = str(error)
+
+        return Driver(self.policy, self.sandbox, grade, self.scorer, more, flow, give_up)
 
     def forget(self, tree: Tree) -> None:
         """Free a search that is over and was read: what models and sandbox keep of it, and the tree itself."""
