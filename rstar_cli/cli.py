@@ -259,6 +259,9 @@ def problems_import(
     output: Annotated[str | None, typer.Option(help="File for the rows; - is stdout.")] = None,
     run: Annotated[Path | None, typer.Option(help="Make them the training pool of this run instead.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only the first so many.")] = None,
+    skip_bad_lines: Annotated[
+        bool, typer.Option("--skip-bad-lines", help="Set bad lines aside in a file beside the output, and go on.")
+    ] = False,
 ) -> None:
     """Import problems from a file or a benchmark, into a file or as a run's training pool.
 
@@ -266,7 +269,10 @@ def problems_import(
     """
     from rstar_cli.stages.problem_files import import_
 
-    note(import_(source, output, run, limit))
+    said, whole = import_(source, output, run, limit, skip_bad_lines=skip_bad_lines)
+    note(said)
+    if not whole:
+        raise typer.Exit(7)
 
 
 @problems_app.command("list")

@@ -66,6 +66,7 @@ class DataError(RstarError):
     ) -> None:
         place = ":".join(str(part) for part in (path, line, field) if part is not None)
         super().__init__(f"{place}: {message}" if place else message, remedy=remedy)
+        self.why = message
         self.path = path
         self.line = line
         self.field = field

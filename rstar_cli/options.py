@@ -52,6 +52,8 @@ class GeneratePlace(RunPlace):
     """Take only the first so many problems."""
     output: Path | None = None
     """Write trees to this file, outside any run."""
+    skip_bad_lines: bool = False
+    """Set bad lines of --problems aside in a file beside the output, and go on; the exit code is 7 then."""
 
 
 class VerifyPlace(RunPlace):
@@ -61,6 +63,8 @@ class VerifyPlace(RunPlace):
     """Rows to check instead of a round's trees: `answer` and one of `prediction`, `solution`, `code`; `-` is stdin."""
     output: str | None = None
     """Where checked rows go; `-` is stdout."""
+    skip_bad_lines: bool = False
+    """Set bad lines of --input aside in a file beside the output, and go on; the exit code is 7 then."""
 
 
 class TrainPlace(RunPlace):
@@ -72,6 +76,8 @@ class TrainPlace(RunPlace):
     """Checkpoint to start from instead of the run's base (policy) or the round's policy (PRM)."""
     output: Path | None = None
     """Directory of the trained checkpoint."""
+    skip_bad_lines: bool = False
+    """Set bad lines of --input aside in a file beside the output, and go on; the exit code is 7 then."""
     push_to_hub: str | None = None
     """Upload the checkpoint to this repository of the Hugging Face hub, OWNER/NAME: private where it is new."""
 
@@ -87,6 +93,8 @@ class EvaluatePlace(RunPlace):
     """Policy to evaluate, with no run needed: `embedded`, a checkpoint directory, or a hub id."""
     output: Path | None = None
     """Folder for the results when no run is used. [default: eval/POLICY]"""
+    skip_bad_lines: bool = False
+    """Set bad lines of --benchmark aside in a file beside the results, and go on; the exit code is 7 then."""
 
 
 class EvolvePlace(Place):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from rstar_cli.locks import held
 from rstar_cli.metrics import told
 from rstar_cli.options import EvaluatePlace
 from rstar_cli.progress import StageProgress
+from rstar_cli.quarantine import counted, notes, open_aside, refuse_without
 from rstar_cli.records import EvalRow, EvalSample, Problem, Verdict
 from rstar_cli.report import write_report
 from rstar_cli.search.sampling import derive_seed
@@ -66,12 +67,16 @@ class _Models:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One way of solving one set: `kind` is the middle part of the name of its rows' file."""
+    """One way of solving one set: `kind` is the middle part of the name of its rows' file.
+
+    `bad_lines` of the set's file were set aside.
+    """
 
     name: str
     kind: str
     problems: list[Problem]
     solve: Solver
+    bad_lines: int = 0
 
 
 def evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None, stop: Stop | None = None) -> Summary:
@@ -98,15 +103,15 @@ def _of_round(place: EvaluatePlace, config: EvaluateConfig, run: RunDir, stop: S
     models = _Models(
         policy, prm, run.policy_name(number), prm_name, run.recipe.run.seed, files.evaluations, files.manifest
     )
+    refuse_without(place.skip_bad_lines, place.benchmark, "--benchmark")
+    summary = Summary(f"evaluate round {number}", next_command=run.command("generate", number + 1))
     if place.benchmark is not None:
-        problems = read_source(place.benchmark, place.limit)
-        tasks = _tasks(eval_name(place.benchmark), problems, config, problems)
+        tasks = _benchmark(place.benchmark, place, config, files.evaluations, summary)
     else:
         tasks = []
         for name, table in run.recipe.eval_sets.items():
             problems = eval_problems(run, name)[: place.limit]
             tasks += _tasks(name, problems, config, _sampled(problems, table, run.recipe.run.seed))
-    summary = Summary(f"evaluate round {number}", next_command=run.command("generate", number + 1))
     _evaluate(tasks, models, config, summary, stop)
     if place.benchmark is None:
         summary.files.append(write_report(run))
@@ -123,13 +128,27 @@ def _without_run(place: EvaluatePlace, config: EvaluateConfig) -> Summary:
     folder = place.output or Path("eval") / re.sub(r"[^\w.-]+", "_", place.policy).strip("_.")
     prm = outside_prm(config.prm)
     models = _Models(place.policy, prm, place.policy, prm or "none", 0, folder, folder / "manifest.json")
-    problems = read_source(place.benchmark, place.limit)
-    tasks = _tasks(eval_name(place.benchmark), problems, config, problems)
     summary = Summary("evaluate")
+    tasks = _benchmark(place.benchmark, place, config, folder, summary)
     make_folder(folder)
     with held(folder / ".evaluate.lock", f"the evaluations in {folder}"):
         _evaluate(tasks, models, config, summary, None)
     return summary
+
+
+def _benchmark(
+    source: str, place: EvaluatePlace, config: EvaluateConfig, folder: Path, summary: Summary
+) -> list[_Task]:
+    """What is asked for on a benchmark or a file of problems; its bad lines are told in the summary."""
+    name = eval_name(source)
+    with ExitStack() as stack:
+        if place.skip_bad_lines:
+            make_folder(folder)
+        aside = open_aside(stack, place.skip_bad_lines, folder / f"{name}.quarantine.jsonl")
+        problems = read_source(source, place.limit, aside)
+    summary.notes, summary.partial = notes(aside), bool(counted(aside))
+    tasks = _tasks(name, problems, config, problems)
+    return [replace(task, bad_lines=counted(aside).get("bad lines", 0)) for task in tasks]
 
 
 def prm_for(config: EvaluateConfig, run: RunDir, number: int) -> tuple[str | None, str]:
@@ -289,8 +308,9 @@ def _solve(
             record.stopped(tokens)
             return False
         journal.finish([p.id for p in task.problems], output)
+    counts = {"problems": len(task.problems)} | ({"bad lines": task.bad_lines} if task.bad_lines else {})
     failed = {"failed": dict(tools.failed)} if tools.failed else {}
-    record.complete({"problems": len(task.problems), **failed}, tokens)
+    record.complete(counts | failed, tokens)
     return True
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from rstar_cli.options import GeneratePlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.prompts import render_prompt
 from rstar_cli.protocols import Grade, Policy
+from rstar_cli.quarantine import beside, counted, notes, open_aside, refuse_without
 from rstar_cli.records import Execution, Problem, Rollout, TreeNode, Verdict
 from rstar_cli.records import Tree as TreeRow
 from rstar_cli.search.driver import Flow
@@ -89,7 +90,10 @@ def _on_round(place: GeneratePlace, config: GenerateConfig, run: RunDir, stop: S
     files = run.round(place.round)
     model, policy_name = policy_for(config, run, place.round)
     prm, prm_name = prm_for(config, run, place.round)
-    problems = round_problems(run, place.round, place.problems, place.limit)
+    refuse_without(place.skip_bad_lines, place.problems, "--problems")
+    with ExitStack() as stack:
+        aside = open_aside(stack, place.skip_bad_lines, beside(files.problems))
+        problems = round_problems(run, place.round, place.problems, place.limit, aside)
     contaminated = refuse_overlaps(run, problems, config, place.problems or files.problems)
     few_shot = few_shot_of(config, model)
     seed = run.recipe.run.seed
@@ -109,7 +113,9 @@ def _on_round(place: GeneratePlace, config: GenerateConfig, run: RunDir, stop: S
         )
     if contaminated:
         summary.notes.append(f"{contaminated} of these problems are in an evaluation set, too.")
-    return _unless_done(task, config, record, summary, stop, contaminated)
+    summary.notes += notes(aside)
+    more = counted(aside) | ({"contaminated": contaminated} if contaminated else {})
+    return _unless_done(task, config, record, summary, stop, more)
 
 
 def policy_for(config: GenerateConfig, run: RunDir, number: int) -> tuple[str, str]:
@@ -140,7 +146,9 @@ def _on_files(place: GeneratePlace, config: GenerateConfig) -> Summary:
         )
     if place.problems is None or place.output is None:
         raise UsageError("--output needs --problems", remedy="Give both, or neither and a --run.")
-    problems = read_source(place.problems, place.limit)
+    with ExitStack() as stack:
+        aside = open_aside(stack, place.skip_bad_lines, beside(place.output))
+        problems = read_source(place.problems, place.limit, aside)
     model = "embedded" if config.policy == "auto" else config.policy
     prm = outside_prm(config.prm)
     task = _Task(problems, model, prm, few_shot_of(config, model), derive_seed(0, 1), place.output)
@@ -148,9 +156,10 @@ def _on_files(place: GeneratePlace, config: GenerateConfig) -> Summary:
     identity = {**config.identity(), **named, "problems": content_of(problems)}
     manifest = place.output.with_name(place.output.name + ".manifest.json")
     record = StageRecord(manifest, "generate", identity, {}, [place.output], told_by_rows=True)
+    summary = Summary("generate", files=[place.output, manifest], notes=notes(aside))
     make_folder(place.output.parent)
     with held(place.output.with_name(f".{place.output.name}.lock"), str(place.output)):
-        return _unless_done(task, config, record, Summary("generate", files=[place.output, manifest]), None)
+        return _unless_done(task, config, record, summary, None, counted(aside))
 
 
 def _unless_done(
@@ -159,8 +168,19 @@ def _unless_done(
     record: StageRecord,
     summary: Summary,
     stop: Stop | None,
-    contaminated: int = 0,
+    more: Mapping[str, int],
 ) -> Summary:
+    """Search, unless it was done before.
+
+    Args:
+        task: what to search.
+        config: settings.
+        record: the stage's entry in the manifest.
+        summary: is filled in.
+        stop: the run's budget.
+        more: what was told of the problems before: further counts of the manifest.
+    """
+    summary.partial = "bad lines" in more
     if record.is_complete():
         return record.told_again(summary)
     record.begin()
@@ -176,8 +196,7 @@ def _unless_done(
         f"{figures['solved']} of {figures['searched now']} solved, {figures['tokens generated']:,} tokens"
     )
     counts = {name: figures[name] for name in ("problems", "searched now", "left", "solved", "engine idle")}
-    counts |= {"contaminated": contaminated} if contaminated else {}
-    counts |= {"failed": summary.failed} if summary.failed else {}
+    counts |= {**more, **({"failed": summary.failed} if summary.failed else {})}
     tokens = {"generated": figures["tokens generated"], "prefilled": figures["tokens prefilled"]}
     summary.data = counts
     if figures["stopped"]:

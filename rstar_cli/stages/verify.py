@@ -14,12 +14,13 @@ from rstar_cli.errors import DataError, UsageError
 from rstar_cli.extract import Trajectory, choose, pair_rows, sft_rows, solution, step_label_rows, trajectories
 from rstar_cli.grader import Grader
 from rstar_cli.journal import Journal
-from rstar_cli.jsonl import dump, read_rows, replacing
+from rstar_cli.jsonl import dump, read_rows, read_unique, replacing
 from rstar_cli.layout import RoundDir, RunDir
 from rstar_cli.options import VerifyPlace
 from rstar_cli.problems.genuine import is_genuine
 from rstar_cli.progress import StageProgress
 from rstar_cli.prompts import join_program, parse_step
+from rstar_cli.quarantine import refuse_without
 from rstar_cli.records import Problem, Row, SftRow, SolutionRow, Tree, Verdict, VerifiedRow
 from rstar_cli.sandbox import Sandbox
 from rstar_cli.stages.common import StageRecord, Summary, open_grader, open_sandbox, partial
@@ -36,6 +37,7 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
         config: settings.
         run: the run.
     """
+    refuse_without(place.skip_bad_lines, None, "--input")
     if place.round < 1:
         raise UsageError("round 0 has no trees to verify", remedy="Give --round 1 or later.")
     files = run.round(place.round)
@@ -46,7 +48,7 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
 def _of_round(config: VerifyConfig, run: RunDir, files: RoundDir) -> Summary:
     number = files.number
     run.require(files.trees, "generate", number)
-    problems = {p.id: p for p in read_rows(run.require(files.problems, "generate", number), Problem)}
+    problems = {p.id: p for p in read_unique(run.require(files.problems, "generate", number), Problem, "id")}
     outputs = [files.solutions, files.sft, files.pairs, files.step_labels]
     inputs = {"problems": files.problems, "trees": files.trees}
     record = StageRecord(files.manifest, "verify", config.identity(), inputs, outputs)
@@ -77,7 +79,8 @@ def _run_again(
         title = f"verify round {files.number}"
         progress = stack.enter_context(StageProgress(title, len(gold), done=before, file=record.progress))
         stack.enter_context(interrupts.finishing("the programs under way"))
-        todo = (tree for tree in read_rows(files.trees, Tree) if tree.problem_id not in journal.done)
+        trees = read_unique(files.trees, Tree, "problem_id")
+        todo = (tree for tree in trees if tree.problem_id not in journal.done)
         for tree, found in verified(interrupts.until_asked(todo), gold, sandbox, grader):
             journal.append(VerifiedRow(problem_id=tree.problem_id, solutions=tuple(found)))
             record.tick()
