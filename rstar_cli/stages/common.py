@@ -32,6 +32,7 @@ from rstar_cli.protocols import EngineInfo, Policy, StepScorer
 from rstar_cli.ranks import is_main
 from rstar_cli.records import Problem
 from rstar_cli.sandbox import Sandbox
+from rstar_cli.stages.intact import SHARED, refuse_changed, refuse_other_problems
 
 Stop = Callable[[int], bool]
 """Asked with the tokens that this call has generated so far: whether the run's budget is spent."""
@@ -107,6 +108,7 @@ class StageRecord:
         self._told_by_rows = told_by_rows
         self._manifest = manifest
         self._stage = stage
+        self._inputs = dict(inputs)
         self._outputs = list(outputs)
         self._entry: dict[str, Any] = {
             "status": "running",
@@ -122,7 +124,9 @@ class StageRecord:
 
         Raises:
             ConfigMismatchError: it was begun or done with others, or nobody knows with which.
+            DataError: an input or output is not what the stage that made it wrote.
         """
+        self._refuse_changed_inputs()
         entry = read_manifest(self._manifest).get(self._stage)
         first = self._outputs[0]
         left = [path for path in (first, partial(first)) if path.exists()]
@@ -146,8 +150,18 @@ class StageRecord:
             self.complete({"problems": digest(first).rows})
             if self.progress is not None:
                 self.progress.unlink(missing_ok=True)  # of the process that was killed
+        else:
+            for path in self._outputs:
+                refuse_changed(self._manifest, path, _identity(path))
         partial(first).unlink(missing_ok=True)
         return True
+
+    def _refuse_changed_inputs(self) -> None:
+        for name, path in self._inputs.items():
+            now = self._entry["inputs"][name]
+            refuse_changed(path.parent / self._manifest.name, path, now)
+            if name == SHARED:
+                refuse_other_problems(self._manifest, self._stage, path, now)
 
     def told_again(self, summary: Summary) -> Summary:
         """The summary of a stage that was done before, with what the manifest tells of it."""

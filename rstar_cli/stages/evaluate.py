@@ -22,7 +22,7 @@ from rstar_cli.options import EvaluatePlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.quarantine import counted, notes, open_aside, refuse_without
 from rstar_cli.records import EvalRow, EvalSample, Problem, Verdict
-from rstar_cli.report import write_report
+from rstar_cli.report import figures_in, write_report
 from rstar_cli.search.sampling import derive_seed
 from rstar_cli.stages.common import (
     StageRecord,
@@ -324,7 +324,10 @@ def _given_up(problem: Problem, kind: str, config: EvaluateConfig) -> EvalRow:
 def _write_figures(folder: Path, task: _Task, figures: dict[str, dict[str, Any]]) -> None:
     """Put a kind's methods beside those of other kinds whose rows are there; the file changes only where they do."""
     path = folder / f"{task.name}.json"
-    known = orjson.loads(path.read_bytes()) if path.exists() else {}
+    known = {}
+    if path.exists():
+        figures_in(path)  # refuses a damaged file
+        known = orjson.loads(path.read_bytes())
     others = {
         method: told
         for method, told in known.items()
