@@ -21,7 +21,7 @@ from rstar_cli.config import (
     TrainPrmConfig,
     VerifyConfig,
 )
-from rstar_cli.errors import RstarError, SetupError, UsageError
+from rstar_cli.errors import SetupError, UsageError
 from rstar_cli.layout import PACKAGED, RunDir, default_run
 from rstar_cli.options import (
     EvaluatePlace,
@@ -35,7 +35,9 @@ from rstar_cli.options import (
     VerifyPlace,
     flags,
 )
+from rstar_cli.redact import redacted
 from rstar_cli.screen import note, show, show_curve, show_report, show_search, tell_stage
+from rstar_cli.unforeseen import as_error
 
 if TYPE_CHECKING:
     from rstar_cli.stages.common import Summary
@@ -354,7 +356,9 @@ def _run(debug: bool) -> int | str | None:
     """Run the command line; its exit code."""
     try:
         app()
-    except RstarError as error:
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - each has its message and exit code
         return _fail(error, debug)
     except SystemExit as end:
         if interrupts.asked():  # it may have come to its end nonetheless: whoever asked wants nothing more to follow
@@ -364,12 +368,13 @@ def _run(debug: bool) -> int | str | None:
     return 0
 
 
-def _fail(error: RstarError, debug: bool) -> int:
+def _fail(error: Exception, debug: bool) -> int:
     if debug:
         import traceback
 
-        traceback.print_exception(error)
-    note(f"error: {error}")
-    if error.remedy:
-        note(error.remedy)
-    return error.exit_code
+        note(redacted("".join(traceback.format_exception(error))))
+    told = as_error(error)
+    note(f"error: {told}")
+    if told.remedy:
+        note(told.remedy)
+    return told.exit_code

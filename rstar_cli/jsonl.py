@@ -46,6 +46,9 @@ _STORAGE_REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, then run the same command again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "check the permissions, or choose another place"),
     errno.ENOENT: "make the folder first",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f), then run the same command again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), then run the same command again",
+    errno.ENOTDIR: "choose another place: a part of the path is a file",
 }
 _BIG_INTEGER = re.compile(rb"\d{19}")
 
@@ -349,8 +352,13 @@ def storage_errors(path: Path | str, doing: str) -> Iterator[None]:
     except BrokenPipeError:
         raise  # the reader of our stdout has enough: that is no fault of a disk
     except OSError as error:
-        remedy = _STORAGE_REMEDIES.get(error.errno or 0, "check the disk, then run the same command again")
-        raise StorageError(f"{path}: can't {doing} it: {error.strerror or error}", remedy=remedy) from error
+        raise storage_error(path, doing, error) from error
+
+
+def storage_error(path: Path | str, doing: str, error: OSError) -> StorageError:
+    """What to tell of an `OSError` while something was done with a file."""
+    remedy = _STORAGE_REMEDIES.get(error.errno or 0, "check the disk, then run the same command again")
+    return StorageError(f"{path}: can't {doing} it: {error.strerror or error}", remedy=remedy)
 
 
 def _sync_directory(path: Path) -> None:

@@ -287,6 +287,10 @@ def open_policy(config: EngineConfig, model: str, problems: Iterable[Problem], f
 
         name = None if model == EMBEDDED else model
         return ServerPolicy.connect(config.base_url, name, concurrency=config.concurrency)
+    if config.trust_remote_code and config.engine != "transformers":
+        raise UsageError(
+            "--trust-remote-code is for --engine transformers", remedy="Start such a server by yourself (openai)."
+        )
     if config.engine == "vllm":
         from rstar_cli.engines.vllm import VllmPolicy
 
@@ -306,7 +310,11 @@ def open_policy(config: EngineConfig, model: str, problems: Iterable[Problem], f
     from rstar_cli.engines.transformers import TransformersPolicy
 
     return TransformersPolicy.load(
-        model_path(model), device=config.device, dtype=config.dtype, max_rows=config.batch or None
+        model_path(model),
+        device=config.device,
+        dtype=config.dtype,
+        max_rows=config.batch or None,
+        trust_remote_code=config.trust_remote_code,
     )
 
 

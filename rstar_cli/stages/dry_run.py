@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rstar_cli.adapters import base_of
+from rstar_cli.checkpoint_files import check_files
 from rstar_cli.config import (
     STAGES,
     EvaluateConfig,
@@ -119,7 +119,7 @@ def dry_run_train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | No
     """What `train-policy` would do."""
     summary = _begin("train-policy", config)
     model = place.model or (run.recipe.run.base if run is not None else EMBEDDED)
-    _check_model(model)
+    check_files(model_path(model))
     if run is None:
         rows = read_sft(plain_files("train-policy", place)[0], model, _aside(place))
     else:
@@ -138,12 +138,12 @@ def dry_run_train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | N
     summary = _begin("train-prm", config)
     if run is None:
         model = place.model or EMBEDDED
-        _check_model(model)
+        check_files(model_path(model))
         rows = read_plain(plain_files("train-prm", place)[0], model, config, _aside(place))
     else:
         sources, policy = prm_inputs(place, config, run)
         model = place.model or str(policy)
-        _check_model(model)
+        check_files(model_path(model))
         rows = [row for row in read_prm_rows(sources, config) if is_learnt(row, config)]
     rows = chosen(rows, config)
     held_out, learnt = sum(is_held_out(row.problem_id, config) for row in rows), LEARNT[config.objective]
@@ -264,13 +264,7 @@ def _begin(stage: str, config: Settings) -> Summary:
 def _models(summary: Summary, config: SearchConfig, model: str, prm: str | None, problems: list[Problem]) -> Summary:
     """What hangs on the models: whether they fit, and the first prompt."""
     if config.engine == "transformers":
-        _check_model(model)
+        check_files(model_path(model))
         summary.figures |= memory_figures(config, model, prm)
     summary.figures["first prompt"] = render_prompt(problems[0].problem, few_shot_of(config, model))
     return summary
-
-
-def _check_model(model: str) -> None:
-    path = Path(model_path(model))
-    if path.is_dir() and base_of(path) is None and not (path / "config.json").exists():
-        raise SetupError(f"{path} holds no config.json: it is not a checkpoint", remedy="Give a checkpoint directory.")

@@ -200,13 +200,16 @@ def _fit(
     summary: Summary,
     record: StageRecord | None = None,
 ) -> None:
+    from rstar_cli.train.fit import on_smaller_batch
     from rstar_cli.train.policy import count_updates, train_policy
 
     check_adapters(model_path(model), config)
     file = record.progress if record is not None else None
     with StageProgress(summary.stage, count_updates(rows, config), file=file) as progress:
-        report = train_policy(
-            rows, model=model_path(model), output=output, config=config, on_progress=show_on(progress, record)
+        show = show_on(progress, record)
+        report, smaller = on_smaller_batch(
+            lambda asked: train_policy(rows, model=model_path(model), output=output, config=asked, on_progress=show),
+            config,
         )
     summary.figures = {
         "start": model,
@@ -217,6 +220,7 @@ def _fit(
         "first loss": round(report.first_loss, 4),
         "final loss": round(report.final_loss, 4),
         **_held_out_figures(report),
+        **smaller,
         "seconds": round(report.seconds, 1),
     }
     summary.headline = f"{report.rows:,} rows, loss {report.first_loss:.3f} to {report.final_loss:.3f}"

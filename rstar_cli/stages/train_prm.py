@@ -23,7 +23,7 @@ from rstar_cli.stages.push import pushed
 from rstar_cli.stages.train_files import read_pairs, read_step_labels
 from rstar_cli.stages.train_policy import check_fresh, plain_files, set_aside, show_on
 from rstar_cli.train import prm, prm_report
-from rstar_cli.train.fit import is_held_out
+from rstar_cli.train.fit import is_held_out, on_smaller_batch
 from rstar_cli.train.prm_data import LEARNT, PrmRow, is_learnt
 
 
@@ -141,7 +141,10 @@ def _fit(
     file = record.progress if record is not None else None
     with StageProgress(summary.stage, prm.count_updates(rows, config), file=file) as progress:
         show = show_on(progress, record)
-        report = prm.train_prm(rows, model=model_path(model), output=output, config=config, on_progress=show)
+        report, smaller = on_smaller_batch(
+            lambda asked: prm.train_prm(rows, model=model_path(model), output=output, config=asked, on_progress=show),
+            config,
+        )
     learnt = LEARNT[config.objective]
     summary.data = {
         "start": model,
@@ -153,6 +156,7 @@ def _fit(
         "final loss": round(report.final_loss, 4),
         "held-out accuracy": report.held_out,
         "held-out ranking": report.ranking,
+        **smaller,
         "seconds": round(report.seconds, 1),
     }
     summary.figures = _figures(summary.data)

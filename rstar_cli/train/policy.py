@@ -23,6 +23,7 @@ from rstar_cli.train.fit import (
     card_base,
     card_table,
     check_ids,
+    check_packages,
     fit,
     is_held_out,
     loaded_dtype,
@@ -109,11 +110,17 @@ def train_policy(
     """
     from datasets import Dataset
 
+    check_packages(config)
     machine = find_machine(config.device, config.dtype)
     with quiet(), workspace(output) as work:
-        tokenizer = StepTokenizer.load(model)
+        tokenizer = StepTokenizer.load(model, trust_remote_code=config.trust_remote_code)
         data = _encode(rows, tokenizer, config)
-        net = load_model(model, dtype=loaded_dtype(config, machine), attention=machine.attention)
+        net = load_model(
+            model,
+            dtype=loaded_dtype(config, machine),
+            attention=machine.attention,
+            trust_remote_code=config.trust_remote_code,
+        )
         packed = machine.device == "cpu" and pack_attention(net)
         plan = make_plan(data.lengths[: data.train], config, config.epochs, packed=packed)
         check_ids(data.ids, net)
