@@ -76,7 +76,7 @@ def checked(
     """
     read: deque[tuple[Row, str | None, str | None]] = deque()  # row, answer in its text, program
 
-    def programs() -> Iterator[str]:
+    def programs() -> Iterator[str | None]:
         for line, row in rows:
             if not is_checkable(row, origin, line, aside):
                 continue
@@ -85,7 +85,7 @@ def checked(
             predicted = text if kind == "prediction" else extract_answer(text) if kind == "solution" else None
             program = None if predicted is not None else text if kind == "code" else _program(text)
             read.append((row, predicted, program))
-            yield program or ""  # a row without code takes its turn with an empty program
+            yield program
 
     def ran() -> Iterator[tuple[Row, str | None, ExecutionResult | None]]:
         for result in sandbox.run_many(programs()):
