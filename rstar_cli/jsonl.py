@@ -48,7 +48,7 @@ _STORAGE_REMEDIES = {
     errno.ENOENT: "make the folder first",
     errno.EFBIG: "raise the limit of a file's size (ulimit -f), then run the same command again",
     errno.EMFILE: "raise the limit of open files (ulimit -n), then run the same command again",
-    errno.ENOTDIR: "choose another place: a part of the path is a file",
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "choose another place: a part of the path is a file"),
 }
 _BIG_INTEGER = re.compile(rb"\d{19}")
 

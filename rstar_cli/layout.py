@@ -15,7 +15,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from rstar_cli.errors import ConfigMismatchError, DataError, MissingArtifactError, StorageError
-from rstar_cli.jsonl import replacing
+from rstar_cli.jsonl import replacing, storage_error
 from rstar_cli.locks import held
 from rstar_cli.ranks import is_main
 from rstar_cli.recipe import Recipe, load_recipe
@@ -259,7 +259,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}", remedy="Choose another place with --run.") from error
+        raise storage_error(path, "make", error) from error
 
 
 class _Entry(BaseModel):

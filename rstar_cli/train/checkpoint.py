@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from rstar_cli.adapters import STEPS, base_of, merge
 from rstar_cli.checkpoint_files import UNFIT, check_files, not_loaded
 from rstar_cli.errors import SetupError, StorageError
+from rstar_cli.jsonl import storage_error
 from rstar_cli.locks import held
 from rstar_cli.ranks import is_main
 
@@ -195,7 +196,7 @@ def workspace(output: Path) -> Iterator[Path]:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}", remedy="Give an --output that can be written.") from error
+        raise storage_error(path, "make", error) from error
     with held(path / LOCK, str(output)):
         try:
             yield path

@@ -282,8 +282,8 @@ def check_packages(config: TrainConfig) -> None:
     Raises:
         SetupError: a package is not there.
     """
-    require("training", "torch", "transformers", "datasets", "trl", *(["peft"] if config.lora_rank else []))
     check_reporter(config.report_to)
+    require("training", "torch", "transformers", "datasets", "trl", *(["peft"] if config.lora_rank else []))
 
 
 def on_smaller_batch(train: Callable[[ConfigT], ReportT], config: ConfigT) -> tuple[ReportT, dict[str, int]]:
