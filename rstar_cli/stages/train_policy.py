@@ -200,8 +200,8 @@ def _fit(
     summary: Summary,
     record: StageRecord | None = None,
 ) -> None:
-    from rstar_cli.train.fit import on_smaller_batch
     from rstar_cli.train.policy import count_updates, train_policy
+    from rstar_cli.train.ready import on_smaller_batch
 
     check_adapters(model_path(model), config)
     file = record.progress if record is not None else None

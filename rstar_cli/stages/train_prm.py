@@ -23,8 +23,9 @@ from rstar_cli.stages.push import pushed
 from rstar_cli.stages.train_files import read_pairs, read_step_labels
 from rstar_cli.stages.train_policy import check_fresh, plain_files, set_aside, show_on
 from rstar_cli.train import prm, prm_report
-from rstar_cli.train.fit import is_held_out, on_smaller_batch
+from rstar_cli.train.fit import is_held_out
 from rstar_cli.train.prm_data import LEARNT, PrmRow, is_learnt
+from rstar_cli.train.ready import on_smaller_batch
 
 
 def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> Summary:

@@ -7,7 +7,6 @@ parameters on a CPU and one of 7 billion on a GPU take the same path.
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 import time
@@ -17,21 +16,20 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from rstar_cli import interrupts
 from rstar_cli.adapters import STEPS
 from rstar_cli.config import TrainConfig
 from rstar_cli.errors import DataError, MemoryFullError, UsageError
 from rstar_cli.jsonl import write_rows
-from rstar_cli.packages import require
 from rstar_cli.ranks import is_main, is_sharded, world_size
 from rstar_cli.train.batches import Update, plan_updates
 from rstar_cli.train.checkpoint import BESIDE, Task, stored_dtype
 from rstar_cli.train.lora import with_adapters, without_adapters
 from rstar_cli.train.machine import Machine
 from rstar_cli.train.optimizers import linear_schedule, make_optimizer
-from rstar_cli.train.plan_trainer import Report, Setup, check_reporter
+from rstar_cli.train.plan_trainer import Report, Setup
 from rstar_cli.train.resume import (
     HeldOut,
     Saves,
@@ -47,10 +45,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
 
     from rstar_cli.train.checkpoint import Format
-
-logger = logging.getLogger(__name__)
-ConfigT = TypeVar("ConfigT", bound=TrainConfig)
-ReportT = TypeVar("ReportT")
 
 LARGE = 1_000_000_000
 """Parameters from which activations are recomputed on a GPU, to save memory."""
@@ -274,48 +268,6 @@ def fit(
     trained: PreTrainedModel = without_adapters(trainer.model, config, task, work) if merge else trainer.model
     setattr(trained.config, STEPS, True)  # it knows the step format now: no worked examples before a problem
     return trained.to(stored_dtype(origin, trust_remote_code=config.trust_remote_code)) if merge else trained
-
-
-def check_packages(config: TrainConfig) -> None:
-    """Look for what a training needs, before anything is loaded.
-
-    Raises:
-        SetupError: a package is not there.
-    """
-    check_reporter(config.report_to)
-    require("training", "torch", "transformers", "datasets", "trl", *(["peft"] if config.lora_rank else []))
-
-
-def on_smaller_batch(train: Callable[[ConfigT], ReportT], config: ConfigT) -> tuple[ReportT, dict[str, int]]:
-    """Train; where the memory is full begin again, once, with micro-batches of half the tokens.
-
-    Args:
-        train: the training, by its settings; it goes on from its last saved state.
-        config: the settings.
-
-    Returns:
-        What it gave, and what a manifest tells of a smaller batch: `batch tokens`; empty where there was none.
-
-    Raises:
-        MemoryFullError: it was full again.
-    """
-    try:
-        return train(config), {}
-    except MemoryFullError as error:
-        smaller = config.model_copy(update={"batch_tokens": max(1, config.batch_tokens // 2)})
-        logger.warning("%s: going on with --batch-tokens %d", error, smaller.batch_tokens)
-    _free_memory()  # outside of the handler, which holds on to the tensors of the frames that failed
-    return train(smaller), {"batch tokens": smaller.batch_tokens}
-
-
-def _free_memory() -> None:
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _told(log: TrainLog, origin: str | Path, config: TrainConfig, data: str) -> dict[str, Any]:

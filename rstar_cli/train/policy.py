@@ -23,7 +23,6 @@ from rstar_cli.train.fit import (
     card_base,
     card_table,
     check_ids,
-    check_packages,
     fit,
     is_held_out,
     loaded_dtype,
@@ -32,6 +31,7 @@ from rstar_cli.train.fit import (
 )
 from rstar_cli.train.machine import find_machine
 from rstar_cli.train.packing import pack_attention
+from rstar_cli.train.ready import check_packages
 from rstar_cli.train.resume import HeldOut, fingerprint
 from rstar_cli.train.trainer import make_trainer
 

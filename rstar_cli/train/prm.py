@@ -33,7 +33,6 @@ from rstar_cli.train.fit import (
     card_base,
     card_table,
     check_ids,
-    check_packages,
     fit,
     is_held_out,
     loaded_dtype,
@@ -45,6 +44,7 @@ from rstar_cli.train.machine import find_machine
 from rstar_cli.train.plan_trainer import Setup
 from rstar_cli.train.prm_data import LEARNT, PrmData, PrmRow, chosen, encode, is_learnt
 from rstar_cli.train.prm_report import Ranking, pairwise_accuracy, ranking, shown
+from rstar_cli.train.ready import check_packages
 from rstar_cli.train.resume import fingerprint
 from rstar_cli.train.reward_trainer import make_reward_trainer
 
