@@ -28,6 +28,7 @@ from rstar_cli.options import (
     EvaluatePlace,
     EvolvePlace,
     GeneratePlace,
+    MergePlace,
     Place,
     ReportPlace,
     RunPlace,
@@ -198,6 +199,18 @@ def init(
     """Make a run from a recipe. A stage makes one from the default recipe by itself where there is none."""
     made = RunDir.create(run or default_run(), recipe)
     note(f"The run's recipe is {made.root / 'recipe.toml'}\nnext: {made.command('generate', 1)}")
+
+
+@app.command(rich_help_panel="Around the rounds")
+@flags(MergePlace)
+def merge(place: MergePlace, _given: dict[str, Any]) -> None:
+    """Join what `--shard 1/4` to `4/4` of a stage wrote: the result is that of one process, byte for byte.
+
+    [dim]rstar merge --round 1[/dim]
+    """
+    from rstar_cli.stages.merge import merge as stage
+
+    show(place, stage(place, None if place.output else RunDir.find(place.run_dir)))
 
 
 @app.command(rich_help_panel="Around the rounds")

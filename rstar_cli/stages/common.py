@@ -32,6 +32,7 @@ from rstar_cli.protocols import EngineInfo, Policy, StepScorer
 from rstar_cli.ranks import is_main
 from rstar_cli.records import Problem
 from rstar_cli.sandbox import Sandbox
+from rstar_cli.shards import Shard
 
 Stop = Callable[[int], bool]
 """Asked with the tokens that this call has generated so far: whether the run's budget is spent."""
@@ -82,6 +83,10 @@ class StageRecord:
         outputs: files that the stage makes, the one that others wait for first.
         told_by_rows: the outputs tell everything, so that a stop after the last of them and before the manifest's last
             word loses nothing; else the stage is done again, for its counts.
+        shard: the part of the problems that is done, in files of its own; None: all of it.
+
+    Attributes:
+        outputs: what the stage, or its shard, writes.
     """
 
     def __init__(
@@ -93,11 +98,14 @@ class StageRecord:
         outputs: Sequence[Path],
         *,
         told_by_rows: bool = False,
+        shard: Shard | None = None,
     ) -> None:
+        whole = StageRecord(manifest, stage, config, inputs, outputs, told_by_rows=told_by_rows) if shard else None
+        self._merged = whole
         self._told_by_rows = told_by_rows
-        self._manifest = manifest
+        self._manifest = shard.path(manifest) if shard else manifest
         self._stage = stage
-        self._outputs = list(outputs)
+        self.outputs = [shard.path(path) if shard else path for path in outputs]
         self._entry: dict[str, Any] = {
             "status": "running",
             "config": dict(config),
@@ -113,8 +121,11 @@ class StageRecord:
         Raises:
             ConfigMismatchError: it was begun or done with others.
         """
+        if self._merged is not None and self._merged.is_complete():
+            self._manifest, self.outputs = self._merged._manifest, self._merged.outputs
+            return True
         entry = read_manifest(self._manifest).get(self._stage)
-        first = self._outputs[0]
+        first = self.outputs[0]
         left = [path for path in (first, partial(first)) if path.exists()]
         if entry is None or not left:
             return False
@@ -122,7 +133,7 @@ class StageRecord:
         begun = {"config": {**entry.get("config", {}), **_flat(entry.get("inputs", {}))}}
         remedy = f"Use the settings and inputs it was begun with, or remove {left[0]} to do it again."
         check_unchanged(begun, asked, f"{self._stage} in {self._manifest.parent}", remedy)
-        if not all(path.exists() for path in self._outputs):  # each is complete or absent
+        if not all(path.exists() for path in self.outputs):  # each is complete or absent
             return False
         if entry.get("status") != "complete" and self._told_by_rows:
             self._take_over(entry)
@@ -141,7 +152,7 @@ class StageRecord:
 
     def begin(self) -> None:
         """Record that the stage runs; what an earlier call of it has spent stays on the account."""
-        for path in self._outputs:
+        for path in self.outputs:
             make_folder(path.parent)
         self._take_over(read_manifest(self._manifest).get(self._stage, {}))
         self._note("running", {})
@@ -177,7 +188,7 @@ class StageRecord:
 
     def complete(self, counts: Mapping[str, Any], tokens: Mapping[str, int] | None = None) -> None:
         """Record that the stage is done, with counts, and each output's hash and number of rows."""
-        outputs = {path.name: _identity(path) for path in self._outputs}
+        outputs = {path.name: _identity(path) for path in self.outputs}
         self._note("complete", tokens or {}, counts=dict(counts), outputs=outputs)
 
     def _note(self, status: str, tokens: Mapping[str, int], **more: Any) -> None:

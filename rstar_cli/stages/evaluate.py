@@ -21,6 +21,7 @@ from rstar_cli.progress import StageProgress
 from rstar_cli.records import EvalRow, Problem, Verdict
 from rstar_cli.report import write_report
 from rstar_cli.search.sampling import derive_seed
+from rstar_cli.shards import Shard
 from rstar_cli.stages.common import (
     StageRecord,
     Stop,
@@ -50,6 +51,7 @@ class _Models:
         seed: of the run.
         folder: where the results go.
         manifest: where they are told of.
+        shard: the part of each set that is done; None: all.
     """
 
     policy: str
@@ -59,6 +61,7 @@ class _Models:
     seed: int
     folder: Path
     manifest: Path
+    shard: Shard | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,14 @@ def evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None, s
         run.require(Path(policy), "train-policy", number)
     prm, prm_name = prm_for(config, run, number)
     models = _Models(
-        policy, prm, run.policy_name(number), prm_name, run.recipe.run.seed, files.evaluations, files.manifest
+        policy,
+        prm,
+        run.policy_name(number),
+        prm_name,
+        run.recipe.run.seed,
+        files.evaluations,
+        files.manifest,
+        place.part,
     )
     if place.benchmark is not None:
         problems = read_source(place.benchmark, place.limit)
@@ -99,8 +109,10 @@ def evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None, s
             problems = eval_problems(run, name)[: place.limit]
             tasks += _tasks(name, problems, config, _sampled(problems, table, run.recipe.run.seed))
     summary = Summary(f"evaluate round {number}", next_command=run.command("generate", number + 1))
+    if place.part:
+        summary.next_command = run.command("merge", number)
     _evaluate(tasks, models, config, summary, stop)
-    if place.benchmark is None:
+    if place.benchmark is None and not place.part:
         summary.files.append(write_report(run))
         summary.headline = ", ".join(
             f"{name} {told['greedy']['accuracy']:.1%}" for name, told in summary.data.items() if "greedy" in told
@@ -114,7 +126,7 @@ def _without_run(place: EvaluatePlace, config: EvaluateConfig) -> Summary:
         raise UsageError("without a run, evaluate needs --policy and --benchmark", remedy="Give both, or a --run.")
     folder = place.output or Path("eval") / re.sub(r"[^\w.-]+", "_", place.policy).strip("_.")
     prm = outside_prm(config.prm)
-    models = _Models(place.policy, prm, place.policy, prm or "none", 0, folder, folder / "manifest.json")
+    models = _Models(place.policy, prm, place.policy, prm or "none", 0, folder, folder / "manifest.json", place.part)
     problems = read_source(place.benchmark, place.limit)
     tasks = _tasks(eval_name(place.benchmark), problems, config, problems)
     summary = Summary("evaluate")
@@ -161,9 +173,10 @@ def _evaluate(tasks: list[_Task], models: _Models, config: EvaluateConfig, summa
     summary.done_before = True
     with _LazyTools(models, config, [p for task in tasks for p in task.problems]) as tools:
         for task in tasks:
-            rows = models.folder / f"{task.name}.{task.kind}.jsonl"
-            record = _record(task, models, config, rows)
-            if not record.is_complete():
+            record = _record(task, models, config)
+            done = record.is_complete()
+            rows = record.outputs[0]
+            if not done:
                 summary.done_before = False
                 record.begin()
                 if not _solve(task, models, config, rows, tools, record, stop):
@@ -171,13 +184,15 @@ def _evaluate(tasks: list[_Task], models: _Models, config: EvaluateConfig, summa
                     summary.next_command = None
                     summary.notes.append("The budget is spent; a larger one goes on from here.")
                     return
-            figures = figures_of(task.kind, list(read_rows(rows, EvalRow)))
-            _write_figures(models.folder, task, figures)
-            _tell(summary, task, figures)
             summary.files.append(rows)
+            if found := list(read_rows(rows, EvalRow)):  # none: there are more shards than problems
+                figures = figures_of(task.kind, found)
+                if models.shard is None:
+                    write_figures(models.folder, task.name, task.kind, figures)
+                _tell(summary, task, figures)
 
 
-def _record(task: _Task, models: _Models, config: EvaluateConfig, rows: Path) -> StageRecord:
+def _record(task: _Task, models: _Models, config: EvaluateConfig) -> StageRecord:
     """The task's entry in the manifest; greedy decoding hangs on none of the settings of samples and search."""
     identity = config.identity()
     searching = {"samples", "method", "rollouts", "candidates", "exploration", "rollout_style", "rules", "wave"}
@@ -195,7 +210,8 @@ def _record(task: _Task, models: _Models, config: EvaluateConfig, rows: Path) ->
     few_shot = few_shot_of(config, models.policy)
     identity |= {"policy": models.policy_name, "few_shot": few_shot, "problems": [len(task.problems), ids]}
     there = {name: path for name, path in inputs.items() if path.is_dir()}
-    return StageRecord(models.manifest, f"evaluate {task.name} {task.kind}", identity, there, [rows], told_by_rows=True)
+    stage, rows = f"evaluate {task.name} {task.kind}", models.folder / f"{task.name}.{task.kind}.jsonl"
+    return StageRecord(models.manifest, stage, identity, there, [rows], told_by_rows=True, shard=models.shard)
 
 
 class _LazyTools(ExitStack):
@@ -246,11 +262,12 @@ def _solve(
         return stop is not None and stop(usage.generated)  # the budget counts from the beginning of this call
 
     title = f"evaluate {task.name} {task.kind}"
+    problems = list(models.shard.of(task.problems)) if models.shard else task.problems
     with Journal(partial(output)) as journal:
-        todo = [p for p in task.problems if p.id not in journal.done]
-        before = len(task.problems) - len(todo)
+        todo = [p for p in problems if p.id not in journal.done]
+        before = len(problems) - len(todo)
         right = solved = 0
-        with StageProgress(title, len(task.problems), done=before, file=record.progress) as progress:
+        with StageProgress(title, len(problems), done=before, file=record.progress) as progress:
             for row in task.solve(todo, tools, config, lazy.few_shot, models.seed, spent):
                 journal.append(row)
                 solved += 1
@@ -264,19 +281,19 @@ def _solve(
         if solved < len(todo):
             record.stopped(tokens)
             return False
-        journal.finish([p.id for p in task.problems], output)
-    record.complete({"problems": len(task.problems)}, tokens)
+        journal.finish([p.id for p in problems], output)
+    record.complete({"problems": len(problems)}, tokens)
     return True
 
 
-def _write_figures(folder: Path, task: _Task, figures: dict[str, dict[str, Any]]) -> None:
+def write_figures(folder: Path, name: str, kind: str, figures: dict[str, dict[str, Any]]) -> None:
     """Put a kind's methods beside those of other kinds whose rows are there; the file changes only where they do."""
-    path = folder / f"{task.name}.json"
+    path = folder / f"{name}.json"
     known = orjson.loads(path.read_bytes()) if path.exists() else {}
     others = {
         method: told
         for method, told in known.items()
-        if (kind := kind_of(method)) != task.kind and (folder / f"{task.name}.{kind}.jsonl").exists()
+        if (other := kind_of(method)) != kind and (folder / f"{name}.{other}.jsonl").exists()
     }
     if known != others | figures:
         write_bytes(path, orjson.dumps(others | figures, option=orjson.OPT_INDENT_2) + b"\n")

@@ -76,6 +76,11 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None, s
     """
     if run is None:
         return _on_files(place, config)
+    if place.part and (config.budget_tokens or config.budget_hours):
+        raise UsageError(
+            "a budget is for all problems, and --shard does a part",
+            remedy="Leave --budget-tokens and --budget-hours out.",
+        )
     if place.round < 1:
         raise UsageError("round 0 is the base model: there is nothing to generate", remedy="Give --round 1 or later.")
     files = run.round(place.round)
@@ -85,15 +90,15 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None, s
     contaminated = refuse_overlaps(run, problems, config, place.problems or files.problems)
     few_shot = few_shot_of(config, model)
     seed = run.recipe.run.seed
-    task = _Task(problems, model, prm, few_shot, derive_seed(seed, place.round), files.trees)
     named = {"policy": policy_name, "prm": prm_name, "few_shot": few_shot, "seed": seed}
     inputs = {"problems": files.problems}
     inputs |= {name: Path(path) for name, path in (("policy", model), ("prm", prm)) if path and Path(path).is_dir()}
+    settings = {**config.identity(), **named}
     record = StageRecord(
-        files.manifest, "generate", {**config.identity(), **named}, inputs, [files.trees], told_by_rows=True
+        files.manifest, "generate", settings, inputs, [files.trees], told_by_rows=True, shard=place.part
     )
-    summary = Summary(f"generate round {place.round}", files=[files.trees])
-    summary.next_command = run.command("verify", place.round)
+    summary = Summary(f"generate round {place.round}", files=record.outputs)
+    summary.next_command = run.command("merge" if place.part else "verify", place.round)
     if place.limit is None and place.problems is None and len(problems) < run.recipe.run.count:
         summary.notes.append(
             f"This round's set holds {len(problems)} problems, fewer than the recipe's {run.recipe.run.count}: the "
@@ -101,6 +106,8 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None, s
         )
     if contaminated:
         summary.notes.append(f"{contaminated} of these problems are in an evaluation set, too.")
+    part = list(place.part.of(problems)) if place.part else problems
+    task = _Task(part, model, prm, few_shot, derive_seed(seed, place.round), record.outputs[0])
     return _unless_done(task, config, record, summary, stop, contaminated)
 
 
@@ -135,13 +142,15 @@ def _on_files(place: GeneratePlace, config: GenerateConfig) -> Summary:
     problems = read_source(place.problems, place.limit)
     model = "embedded" if config.policy == "auto" else config.policy
     prm = outside_prm(config.prm)
-    task = _Task(problems, model, prm, few_shot_of(config, model), derive_seed(0, 1), place.output)
+    few_shot = few_shot_of(config, model)
     ids = derive_seed(*(p.id for p in problems))  # which problems, as a number
-    named = {"policy": model, "prm": prm or "none", "few_shot": task.few_shot}
+    named = {"policy": model, "prm": prm or "none", "few_shot": few_shot}
     identity = {**config.identity(), **named, "problems": [len(problems), ids]}
     manifest = place.output.with_name(place.output.name + ".manifest.json")
-    record = StageRecord(manifest, "generate", identity, {}, [place.output], told_by_rows=True)
-    return _unless_done(task, config, record, Summary("generate", files=[place.output, manifest]), None)
+    record = StageRecord(manifest, "generate", identity, {}, [place.output], told_by_rows=True, shard=place.part)
+    part = list(place.part.of(problems)) if place.part else problems
+    task = _Task(part, model, prm, few_shot, derive_seed(0, 1), record.outputs[0])
+    return _unless_done(task, config, record, Summary("generate", files=[*record.outputs, manifest]), None)
 
 
 def _unless_done(

@@ -41,19 +41,22 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
     gold = {p.id: p.answer for p in problems.values()}
     outputs = [files.solutions, files.sft, files.pairs, files.step_labels]
     inputs = {"problems": files.problems, "trees": files.trees}
-    record = StageRecord(files.manifest, "verify", config.identity(), inputs, outputs)
-    summary = Summary(f"verify round {place.round}", files=outputs)
-    summary.next_command = run.command("train-policy", place.round)
+    part = place.part
+    record = StageRecord(files.manifest, "verify", config.identity(), inputs, outputs, shard=part)
+    summary = Summary(f"verify round {place.round}", files=record.outputs)
+    summary.next_command = run.command("merge" if part else "train-policy", place.round)
     if record.is_complete():
         return record.told_again(summary)
     record.begin()
+    trees = read_rows(files.trees, Tree)
+    total = len(gold) if part is None else len(list(part.of(gold)))
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
-        write = [stack.enter_context(replacing(path)) for path in outputs]
+        write = [stack.enter_context(replacing(path)) for path in record.outputs]
         sandbox = stack.enter_context(open_sandbox(config))
         grader = stack.enter_context(open_grader(config))
-        progress = stack.enter_context(StageProgress(summary.stage, len(gold), file=record.progress))
-        for tree, found in verified(read_rows(files.trees, Tree), gold, sandbox, grader):
+        progress = stack.enter_context(StageProgress(summary.stage, total, file=record.progress))
+        for tree, found in verified(part.of(trees) if part else trees, gold, sandbox, grader):
             solutions = choose(tree, found, config.top, config.min_likelihood)
             kept = sft_rows(tree, solutions)
             rows: list[Sequence[Row]] = [
