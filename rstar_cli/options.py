@@ -62,6 +62,11 @@ class ShardedPlace(RunPlace):
         """The shard; None: all problems."""
         return Shard.parse(self.shard) if self.shard else None
 
+    @property
+    def which(self) -> str:
+        """The round, and the shard of it, for messages."""
+        return f"round {self.round}" + (f", shard {self.shard}" if self.shard else "")
+
 
 class GeneratePlace(ShardedPlace):
     """Where `generate` reads and writes."""

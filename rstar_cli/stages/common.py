@@ -175,7 +175,10 @@ class StageRecord:
     def progress(self) -> Path | None:
         """Where a run tells what it is doing; None outside a run."""
         folder = self._manifest.parent
-        return folder.parent / PROGRESS if folder.name.startswith(ROUND_FOLDER) else None
+        if not folder.name.startswith(ROUND_FOLDER):
+            return None
+        shard, file = Shard.named(self._manifest), folder.parent / PROGRESS
+        return shard.path(file) if shard else file
 
     def tick(self, generated: int = 0) -> None:
         """Note now and then what this call has spent so far: tokens generated, and its time."""

@@ -108,7 +108,7 @@ def evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None, s
         for name, table in run.recipe.eval_sets.items():
             problems = eval_problems(run, name)[: place.limit]
             tasks += _tasks(name, problems, config, _sampled(problems, table, run.recipe.run.seed))
-    summary = Summary(f"evaluate round {number}", next_command=run.command("generate", number + 1))
+    summary = Summary(f"evaluate {place.which}", next_command=run.command("generate", number + 1))
     if place.part:
         summary.next_command = run.command("merge", number)
     _evaluate(tasks, models, config, summary, stop)
@@ -261,7 +261,7 @@ def _solve(
         record.tick(usage.generated - generated)
         return stop is not None and stop(usage.generated)  # the budget counts from the beginning of this call
 
-    title = f"evaluate {task.name} {task.kind}"
+    title = f"evaluate {task.name} {task.kind}" + (f", shard {models.shard}" if models.shard else "")
     problems = list(models.shard.of(task.problems)) if models.shard else task.problems
     with Journal(partial(output)) as journal:
         todo = [p for p in problems if p.id not in journal.done]

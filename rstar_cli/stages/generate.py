@@ -97,7 +97,7 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None, s
     record = StageRecord(
         files.manifest, "generate", settings, inputs, [files.trees], told_by_rows=True, shard=place.part
     )
-    summary = Summary(f"generate round {place.round}", files=record.outputs)
+    summary = Summary(f"generate {place.which}", files=record.outputs)
     summary.next_command = run.command("merge" if place.part else "verify", place.round)
     if place.limit is None and place.problems is None and len(problems) < run.recipe.run.count:
         summary.notes.append(

@@ -43,7 +43,7 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
     inputs = {"problems": files.problems, "trees": files.trees}
     part = place.part
     record = StageRecord(files.manifest, "verify", config.identity(), inputs, outputs, shard=part)
-    summary = Summary(f"verify round {place.round}", files=record.outputs)
+    summary = Summary(f"verify {place.which}", files=record.outputs)
     summary.next_command = run.command("merge" if part else "train-policy", place.round)
     if record.is_complete():
         return record.told_again(summary)

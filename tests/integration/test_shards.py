@@ -1,4 +1,4 @@
-"""`--shard i/n` and `rstar merge`: whatever the number of shards, the artifact is that of one process, byte for byte."""
+"""`--shard i/n` and `rstar merge`: whatever the number of shards, the artifact is that of one process."""
 
 from __future__ import annotations
 
@@ -86,6 +86,7 @@ def test_a_missing_shard_is_named_with_its_command(whole: Path, tmp_path: Path) 
     assert nothing.returncode == 3
     assert "no shards" in nothing.stderr
     rstar("generate", "--round", "1", "--run", "r", "--shard", "1/3", cwd=tmp_path)
+    assert "1 of 3 shards" in rstar("status", "--run", "r", cwd=tmp_path).stderr
     done = rstar("merge", "--round", "1", "--run", "r", cwd=tmp_path, check=False)
     assert done.returncode == 3
     assert "2/3, 3/3" in done.stderr
