@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,18 +28,14 @@ from rstar_cli.stages.common import (
     Stop,
     Summary,
     few_shot_of,
-    open_grader,
-    open_policy,
-    open_sandbox,
-    open_scorer,
     outside_prm,
     partial,
     refuse_run_flags,
 )
+from rstar_cli.stages.crew import Crew, Models, open_crew
 from rstar_cli.stages.figures import figures_of, kind_of
 from rstar_cli.stages.problem_sets import eval_name, eval_problems, read_source
 from rstar_cli.stages.solve import Solver, sample_solutions, search_solutions, solve_greedily
-from rstar_cli.stages.tools import Tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +168,7 @@ def _tasks(name: str, problems: list[Problem], config: EvaluateConfig, sampled: 
 def _evaluate(tasks: list[_Task], models: _Models, config: EvaluateConfig, summary: Summary, stop: Stop | None) -> None:
     """Do what was not done before, and tell of all."""
     summary.done_before = True
-    with _LazyTools(models, config, [p for task in tasks for p in task.problems]) as tools:
+    with _LazyCrew(models, config, [p for task in tasks for p in task.problems]) as crew:
         for task in tasks:
             record = _record(task, models, config)
             done = record.is_complete()
@@ -179,7 +176,7 @@ def _evaluate(tasks: list[_Task], models: _Models, config: EvaluateConfig, summa
             if not done:
                 summary.done_before = False
                 record.begin()
-                if not _solve(task, models, config, rows, tools, record, stop):
+                if not _solve(task, models, rows, crew, record, stop):
                     summary.partial = True
                     summary.next_command = None
                     summary.notes.append("The budget is spent; a larger one goes on from here.")
@@ -214,52 +211,39 @@ def _record(task: _Task, models: _Models, config: EvaluateConfig) -> StageRecord
     return StageRecord(models.manifest, stage, identity, there, [rows], told_by_rows=True, shard=models.shard)
 
 
-class _LazyTools(ExitStack):
-    """The tools of an evaluation, opened when the first task asks for them and shared by all."""
+class _LazyCrew(ExitStack):
+    """The crew of an evaluation, opened when the first task asks for it and shared by all."""
 
     def __init__(self, models: _Models, config: EvaluateConfig, problems: list[Problem]) -> None:
         super().__init__()
-        self._models = models
-        self._config = config
-        self._problems = problems
-        self._tools: Tools | None = None
+        self.few_shot = few_shot_of(config, models.policy)
+        self._models = Models(config, models.policy, models.prm, self.few_shot, problems)
+        self._crew: Crew | None = None
 
-    @property
-    def few_shot(self) -> int:
-        """Worked examples before a problem."""
-        return few_shot_of(self._config, self._models.policy)
-
-    def open(self) -> Tools:
-        """All tools."""
-        if self._tools is None:
-            enter, config = self.enter_context, self._config
-            sandbox = enter(open_sandbox(config, tree=True))
-            grader = enter(open_grader(config))
-            policy = enter(closing(open_policy(config, self._models.policy, self._problems, self.few_shot)))
-            prm = self._models.prm
-            scorer = enter(closing(open_scorer(config, prm))) if prm is not None else None
-            self._tools = Tools(policy, sandbox, grader, scorer)
-        return self._tools
+    def open(self) -> Crew:
+        """Who solves the problems."""
+        if self._crew is None:
+            self._crew = self.enter_context(open_crew(self._models))
+        return self._crew
 
 
 def _solve(
     task: _Task,
     models: _Models,
-    config: EvaluateConfig,
     output: Path,
-    lazy: _LazyTools,
+    lazy: _LazyCrew,
     record: StageRecord,
     stop: Stop | None,
 ) -> bool:
     """Solve what is not in the journal yet; whether all is done now."""
-    tools = lazy.open()
-    record.served_by(tools.policy.info)
-    usage = tools.policy.usage
-    generated, prefilled = usage.generated, usage.prefilled  # by the tasks before this one
+    crew = lazy.open()
+    record.served_by(crew.info)
+    before_it = crew.spent  # by the tasks before this one
 
     def spent() -> bool:
-        record.tick(usage.generated - generated)
-        return stop is not None and stop(usage.generated)  # the budget counts from the beginning of this call
+        now = crew.spent.generated
+        record.tick(now - before_it.generated)
+        return stop is not None and stop(now)  # the budget counts from the beginning of this call
 
     title = f"evaluate {task.name} {task.kind}" + (f", shard {models.shard}" if models.shard else "")
     problems = list(models.shard.of(task.problems)) if models.shard else task.problems
@@ -268,16 +252,21 @@ def _solve(
         before = len(problems) - len(todo)
         right = solved = 0
         with StageProgress(title, len(problems), done=before, file=record.progress) as progress:
-            for row in task.solve(todo, tools, config, lazy.few_shot, models.seed, spent):
+            solve = functools.partial(task.solve, few_shot=lazy.few_shot, seed=models.seed)
+            for row in crew.rows(solve, todo, spent):
                 journal.append(row)
                 solved += 1
                 right += any(sample.verdict is Verdict.CORRECT for sample in row.samples)
                 progress.update(
                     before + solved,
                     f"{right / solved:.0%} {'right' if task.kind == 'greedy' else 'reached'}",
-                    progress.rate(usage.generated - generated, "tok"),
+                    progress.rate(crew.spent.generated - before_it.generated, "tok"),
                 )
-        tokens = {"generated": usage.generated - generated, "prefilled": usage.prefilled - prefilled}
+        now = crew.spent
+        tokens = {
+            "generated": now.generated - before_it.generated,
+            "prefilled": now.prefilled - before_it.prefilled,
+        }
         if solved < len(todo):
             record.stopped(tokens)
             return False

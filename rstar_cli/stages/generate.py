@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+import functools
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,31 +14,22 @@ from rstar_cli.journal import Journal
 from rstar_cli.layout import RunDir
 from rstar_cli.options import GeneratePlace
 from rstar_cli.progress import StageProgress
-from rstar_cli.prompts import render_prompt
-from rstar_cli.protocols import Grade, Policy
-from rstar_cli.records import Execution, Problem, Rollout, TreeNode, Verdict
-from rstar_cli.records import Tree as TreeRow
-from rstar_cli.search.driver import Flow
-from rstar_cli.search.mcts import Search
+from rstar_cli.records import Problem
 from rstar_cli.search.sampling import derive_seed
-from rstar_cli.search.tree import Node, Tree
 from rstar_cli.stages.budget import Budget
 from rstar_cli.stages.common import (
     StageRecord,
     Stop,
     Summary,
     few_shot_of,
-    open_grader,
-    open_policy,
-    open_sandbox,
-    open_scorer,
     outside_prm,
     partial,
     refuse_run_flags,
 )
 from rstar_cli.stages.contaminated import refuse_overlaps
+from rstar_cli.stages.crew import Models, open_crew
 from rstar_cli.stages.problem_sets import read_source, round_problems
-from rstar_cli.stages.tools import Tools, begin, plan_of
+from rstar_cli.stages.searching import is_solved, search_problems
 
 FIRST_PRM_ROUND = 3
 """From here on `--prm auto` guides the search by the last round's PRM; rounds before are terminal-guided (paper)."""
@@ -201,29 +192,26 @@ def _unless_done(
 
 def _search(task: _Task, config: GenerateConfig, record: StageRecord, title: str, stop: Stop | None) -> dict[str, Any]:
     """Search what is not in the journal yet; returns the figures of this call."""
-    gold = {p.id: p.answer for p in task.problems}
     with Journal(partial(task.output)) as journal, ExitStack() as stack:
         todo = [p for p in task.problems if p.id not in journal.done]
         before = len(task.problems) - len(todo)
-        sandbox = stack.enter_context(open_sandbox(config, tree=True))
-        grader = stack.enter_context(open_grader(config))
         progress = stack.enter_context(StageProgress(title, len(task.problems), done=before, file=record.progress))
-        policy = stack.enter_context(closing(open_policy(config, task.model, task.problems, task.few_shot)))
-        scorer = stack.enter_context(closing(open_scorer(config, task.prm))) if task.prm is not None else None
-        record.served_by(policy.info)
-        tools = Tools(policy, sandbox, grader, scorer)
+        crew = stack.enter_context(open_crew(Models(config, task.model, task.prm, task.few_shot, todo)))
+        record.served_by(crew.info)
         budget = Budget(config, len(todo), record.spent_before)
-        flow, stopped = Flow(), False
+        stopped = False
 
         def spent() -> bool:
             nonlocal stopped
-            budget.tokens = policy.usage.generated
-            record.tick(policy.usage.generated)
-            stopped = stop is not None and stop(policy.usage.generated)
+            budget.tokens = crew.spent.generated
+            record.tick(budget.tokens)
+            stopped = stop is not None and stop(budget.tokens)
             return stopped or budget.spent
 
+        own = budget if config.launcher == "local" else None  # an actor does not know what the others have spent
+        solve = functools.partial(search_problems, few_shot=task.few_shot, seed=task.seed, budget=own)
         searched = solved = 0
-        for row in search_problems(todo, tools, gold, config, task.few_shot, task.seed, spent, budget, flow):
+        for row in crew.rows(solve, todo, spent):
             if stopped:  # what is in flight is dropped: a larger budget takes it up from its beginning
                 break
             journal.append(row)
@@ -232,10 +220,10 @@ def _search(task: _Task, config: GenerateConfig, record: StageRecord, title: str
             progress.update(
                 before + searched,
                 f"{solved / searched:.0%} solved",
-                progress.rate(policy.usage.generated, "tok"),
-                f"{flow.idle:.0%} idle",
+                progress.rate(crew.spent.generated, "tok"),
+                f"{crew.spent.idle:.0%} idle",
             )
-        seconds = progress.seconds
+        seconds, account = progress.seconds, crew.spent
         if not stopped:
             journal.finish([p.id for p in task.problems if p.id in journal.done], task.output)
         return {
@@ -244,96 +232,9 @@ def _search(task: _Task, config: GenerateConfig, record: StageRecord, title: str
             "left": len(todo) - searched,
             "stopped": stopped,
             "solved": solved,
-            "tokens generated": policy.usage.generated,
-            "tokens prefilled": policy.usage.prefilled,
-            "code executions": sandbox.counts.total(),
-            "engine idle": round(flow.idle, 3),
+            "tokens generated": account.generated,
+            "tokens prefilled": account.prefilled,
+            "code executions": account.executed,
+            "engine idle": round(account.idle, 3),
             "seconds": round(seconds, 1),
         }
-
-
-def search_problems(
-    problems: list[Problem],
-    tools: Tools,
-    gold: dict[str, str],
-    config: GenerateConfig,
-    few_shot: int,
-    seed: int,
-    stop: Callable[[], bool] = lambda: False,
-    budget: Budget | None = None,
-    flow: Flow | None = None,
-) -> Iterator[TreeRow]:
-    """Search problems and yield their trees as they end.
-
-    Args:
-        problems: what to search.
-        tools: what the search asks of the world; with a scorer its values are the steps' initial Q.
-        gold: the right answer by problem id.
-        config: settings.
-        few_shot: worked examples in each prompt.
-        seed: 64-bit seed; a tree's seed derives from it and its problem's id.
-        stop: once it says so nothing more is asked; trees in flight come as they stand if they have a rollout.
-        budget: says whether hard problems get more rollouts; is told of what is finished.
-        flow: is kept up to date.
-    """
-    plan = plan_of(config, tools)
-    budget = budget or Budget(config, len(problems))
-
-    def searches() -> Iterator[tuple[str, Tree, Search]]:
-        for problem in problems:
-            yield problem.id, *begin(render_prompt(problem.problem, few_shot), derive_seed(seed, problem.id), plan)
-
-    def grade(answers: list[tuple[str, str | None]]) -> list[Grade | None]:
-        return list(tools.grader.grade([(gold[key], answer) for key, answer in answers]))
-
-    driver = tools.driver(grade, budget.more, flow)
-    for key, tree in driver.run(searches(), config.in_flight, stop):
-        budget.finished += 1
-        row = tree_row(key, tree, tools.policy)
-        tools.forget(tree)
-        yield row
-    for key, tree in driver.left:
-        if tree.rollouts:
-            yield tree_row(key, tree, tools.policy)
-
-
-def tree_row(problem_id: str, tree: Tree, policy: Policy) -> TreeRow:
-    """A finished tree as the row of `trees.jsonl`."""
-    read = [tree.prompt, *(node.output for node in tree.nodes if node.output is not None)]
-    return TreeRow(
-        problem_id=problem_id,
-        prompt=tree.prompt.text,
-        seed=tree.seed,
-        tokenizer=policy.info.tokenizer,
-        tokens_generated=tree.tokens_generated,
-        tokens_prefilled=sum(policy.count_tokens(segment) for segment in read),
-        rollouts=tuple(
-            Rollout(leaf=leaf.id, reward=reward, tokens=tokens)
-            for (leaf, reward), tokens in zip(tree.rollouts, tree.spent, strict=True)
-        ),
-        nodes=tuple(_node_row(node) for node in tree.nodes),
-    )
-
-
-def _node_row(node: Node) -> TreeNode:
-    ran = node.execution
-    return TreeNode(
-        id=node.id,
-        parent=node.parent.id if node.parent is not None else None,
-        depth=node.depth,
-        text=node.segment.text if node.segment is not None else "",
-        token_ids=node.segment.token_ids if node.segment is not None else None,
-        visits=node.visits,
-        q=node.q,
-        prior=node.prior,
-        prm_score=node.prm_score,
-        stop=node.stop,
-        answer=node.answer,
-        verdict=node.verdict,
-        execution=Execution(status=ran.status, stdout=ran.stdout, error=ran.error) if ran is not None else None,
-    )
-
-
-def is_solved(tree: TreeRow) -> bool:
-    """Whether a search found a right answer."""
-    return any(node.verdict is Verdict.CORRECT for node in tree.nodes)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from rstar_cli.config import EvaluateConfig
 from rstar_cli.grader import group_answers
@@ -17,32 +17,57 @@ from rstar_cli.search.sampling import derive_seed
 from rstar_cli.search.tree import Aggregation, Node, Tree, aggregate, path, prm_values
 from rstar_cli.stages.tools import Tools, begin, growth, plan_of
 
-Solver = Callable[[list[Problem], Tools, EvaluateConfig, int, int, Callable[[], bool]], Iterator[EvalRow]]
-"""(problems, tools, settings, few-shot examples, seed, stop) -> a row a problem, as they are finished."""
+
+class Solver(Protocol):
+    """A way to solve problems: yields a row a problem, as they are finished."""
+
+    def __call__(
+        self,
+        problems: Iterable[Problem],
+        tools: Tools,
+        config: EvaluateConfig,
+        stop: Callable[[], bool],
+        *,
+        few_shot: int,
+        seed: int,
+    ) -> Iterator[EvalRow]:
+        """Solve them."""
 
 
 def solve_greedily(
-    problems: list[Problem], tools: Tools, config: EvaluateConfig, few_shot: int, _seed: int, stop: Callable[[], bool]
+    problems: Iterable[Problem],
+    tools: Tools,
+    config: EvaluateConfig,
+    stop: Callable[[], bool],
+    *,
+    few_shot: int,
+    seed: int,  # noqa: ARG001 - nothing is drawn
 ) -> Iterator[EvalRow]:
     """One greedy solution a problem."""
     plan = Plan("best-of-n", 1, replace(growth(config, tools, temperature=0.0), scored=False))
-    by_id = {p.id: p for p in problems}
-    searches = ((p.id, *begin(_prompt(p, few_shot), 0, plan)) for p in problems)
+    by_id: dict[str, Problem] = {}
+    searches = ((p.id, *begin(_prompt(p, few_shot), 0, plan)) for p in _noted(problems, by_id))
     for key, tree in tools.driver(_no_gold).run(searches, config.in_flight, stop):
-        row = _row(by_id[key], [tree.rollouts[0][0]], tree.tokens_generated, tools, config)
+        row = _row(by_id.pop(key), [tree.rollouts[0][0]], tree.tokens_generated, tools, config)
         tools.forget(tree)
         yield row
 
 
 def sample_solutions(
-    problems: list[Problem], tools: Tools, config: EvaluateConfig, few_shot: int, seed: int, stop: Callable[[], bool]
+    problems: Iterable[Problem],
+    tools: Tools,
+    config: EvaluateConfig,
+    stop: Callable[[], bool],
+    *,
+    few_shot: int,
+    seed: int,
 ) -> Iterator[EvalRow]:
     """`config.samples` independent solutions a problem, each scored where there is a PRM."""
     plan = Plan("best-of-n", 1, growth(config, tools, temperature=config.temperature))
-    by_id = {p.id: p for p in problems}
+    by_id: dict[str, Problem] = {}
 
     def searches() -> Iterator[tuple[tuple[str, int], Tree, Search]]:
-        for problem in problems:
+        for problem in _noted(problems, by_id):
             for draw in range(config.samples):
                 own = derive_seed(seed, problem.id, "sample", draw)
                 yield (problem.id, draw), *begin(_prompt(problem, few_shot), own, plan)
@@ -53,24 +78,39 @@ def sample_solutions(
         trees[draw] = tree
         if len(trees) == config.samples:
             leaves = [trees[i].rollouts[0][0] for i in range(config.samples)]
-            row = _row(by_id[key], leaves, sum(t.tokens_generated for t in trees.values()), tools, config)
+            row = _row(by_id.pop(key), leaves, sum(t.tokens_generated for t in trees.values()), tools, config)
             for each in found.pop(key).values():
                 tools.forget(each)
             yield row
 
 
 def search_solutions(
-    problems: list[Problem], tools: Tools, config: EvaluateConfig, few_shot: int, seed: int, stop: Callable[[], bool]
+    problems: Iterable[Problem],
+    tools: Tools,
+    config: EvaluateConfig,
+    stop: Callable[[], bool],
+    *,
+    few_shot: int,
+    seed: int,
 ) -> Iterator[EvalRow]:
     """Every finished trajectory of a search once, in order of its first visit."""
     plan = plan_of(config, tools)
-    by_id = {p.id: p for p in problems}
-    searches = ((p.id, *begin(_prompt(p, few_shot), derive_seed(seed, p.id, "mcts"), plan)) for p in problems)
+    by_id: dict[str, Problem] = {}
+    searches = (
+        (p.id, *begin(_prompt(p, few_shot), derive_seed(seed, p.id, "mcts"), plan)) for p in _noted(problems, by_id)
+    )
     for key, tree in tools.driver(_no_gold).run(searches, config.in_flight, stop):
         leaves = dict.fromkeys(leaf for leaf, _ in tree.rollouts if leaf.stop is StopReason.ANSWER)
-        row = _row(by_id[key], list(leaves), tree.tokens_generated, tools, config)
+        row = _row(by_id.pop(key), list(leaves), tree.tokens_generated, tools, config)
         tools.forget(tree)
         yield row
+
+
+def _noted(problems: Iterable[Problem], by_id: dict[str, Problem]) -> Iterator[Problem]:
+    """The problems as they are drawn, each noted by its id."""
+    for problem in problems:
+        by_id[problem.id] = problem
+        yield problem
 
 
 def _prompt(problem: Problem, few_shot: int) -> str:

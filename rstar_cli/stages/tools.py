@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from rstar_cli.config import GenerateConfig, SearchConfig, parse_escalation
@@ -27,23 +27,23 @@ class Tools:
         sandbox: runs them.
         grader: compares answers.
         scorer: the PRM; None where none is used.
+        flow: how the time of all searches went.
     """
 
     policy: Policy
     sandbox: StepExecutor
     grader: AnswerGrader
     scorer: StepScorer | None = None
+    flow: Flow = field(default_factory=Flow)
 
     def __post_init__(self) -> None:
         """Have a PRM with another tokenizer than the policy's tokenise steps itself."""
         if self.scorer is not None and self.scorer.info.tokenizer != self.policy.info.tokenizer:
             object.__setattr__(self, "scorer", Retokenized(self.scorer))
 
-    def driver(
-        self, grade: GradeMany[KeyT], more: Callable[[], bool] = lambda: True, flow: Flow | None = None
-    ) -> Driver[KeyT]:
+    def driver(self, grade: GradeMany[KeyT], more: Callable[[], bool] = lambda: True) -> Driver[KeyT]:
         """A driver of searches with these parts."""
-        return Driver(self.policy, self.sandbox, grade, self.scorer, more, flow)
+        return Driver(self.policy, self.sandbox, grade, self.scorer, more, self.flow)
 
     def forget(self, tree: Tree) -> None:
         """Free a search that is over and was read: what models and sandbox keep of it, and the tree itself."""
