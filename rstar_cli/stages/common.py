@@ -126,13 +126,14 @@ class StageRecord:
             return True
         entry = read_manifest(self._manifest).get(self._stage)
         first = self.outputs[0]
-        left = [path for path in (first, partial(first)) if path.exists()]
+        begun = partial(first)
+        left = [path for path in (first, begun) if path.exists() and (path == first or path.stat().st_size)]
         if entry is None or not left:
             return False
         asked = {**self._entry["config"], **_flat(self._entry["inputs"])}
-        begun = {"config": {**entry.get("config", {}), **_flat(entry.get("inputs", {}))}}
+        before = {"config": {**entry.get("config", {}), **_flat(entry.get("inputs", {}))}}
         remedy = f"Use the settings and inputs it was begun with, or remove {left[0]} to do it again."
-        check_unchanged(begun, asked, f"{self._stage} in {self._manifest.parent}", remedy)
+        check_unchanged(before, asked, f"{self._stage} in {self._manifest.parent}", remedy)
         if not all(path.exists() for path in self.outputs):  # each is complete or absent
             return False
         if entry.get("status") != "complete" and self._told_by_rows:

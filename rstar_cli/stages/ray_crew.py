@@ -8,6 +8,8 @@ takes its place. The journal stays with the driver.
 from __future__ import annotations
 
 import math
+import os
+import socket
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -24,7 +26,11 @@ MAX_DEATHS = 3
 """Actors that may die in a row without having solved a problem."""
 
 
-class _Work:
+CONNECT_SECONDS = 5.0
+"""In which something must answer at the cluster's address."""
+
+
+class RstarWork:
     """The queue of problems; itself an actor, which the others pull from."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
@@ -46,7 +52,7 @@ class _Work:
         return len(self._waiting)
 
 
-class _Actor:
+class RstarActor:
     """A crew in a process of its own."""
 
     def __init__(self, models: Models) -> None:
@@ -94,6 +100,7 @@ class RayCrew:
         self._ray = ray
         self._own = not ray.is_initialized()
         if self._own:
+            _refuse_absent(os.environ.get("RAY_ADDRESS", ""))
             try:  # the cluster of $RAY_ADDRESS or of `ray start`, else one for this command alone
                 ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
             except (ConnectionError, RuntimeError, ValueError) as error:
@@ -111,7 +118,7 @@ class RayCrew:
             "in_flight": in_flight(config.in_flight, len(models.problems), self._count),
         }
         self._models = replace(models, config=config.model_copy(update=settings))
-        self._class = ray.remote(num_cpus=cpus, max_restarts=0, **share)(_Actor)
+        self._class = ray.remote(num_cpus=cpus, max_restarts=0, **share)(RstarActor)
         self._actors: dict[int, Any] = {}
         self._spent: dict[int, Spent] = {}
         self._numbers = count()
@@ -138,7 +145,7 @@ class RayCrew:
     def rows(self, solve: Solve[RowT], problems: Sequence[Problem], stop: Stopped) -> Iterator[RowT]:
         """See `Crew`."""
         ray = self._ray
-        work = ray.remote(num_cpus=0)(_Work).remote(problems)
+        work = ray.remote(num_cpus=0)(RstarWork).remote(problems)
         at_work = {self._ask(who, solve, work): who for who in self._actors}
         done: set[str] = set()
         deaths = 0
@@ -200,6 +207,20 @@ class RayCrew:
 def in_flight(asked: int, problems: int, actors: int) -> int:
     """Problems that an actor takes at once: at first half of its share, so that the rest goes to whoever is quicker."""
     return max(1, min(asked, math.ceil(problems / (2 * actors))))
+
+
+def _refuse_absent(address: str) -> None:
+    """Ray waits for minutes where nothing listens at a cluster's address."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():  # not given, or a form that Ray itself resolves
+        return
+    try:
+        socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise SetupError(
+            f"no Ray cluster at {address} ($RAY_ADDRESS): {error.strerror or error}",
+            remedy="Start one (ray start --head), or unset the variable to have one on this machine alone.",
+        ) from error
 
 
 def _ray() -> Any:
