@@ -63,7 +63,7 @@ def test_a_search_votes_by_likelihood_and_value() -> None:
     by_value = row("b", ("1", False, -0.9), ("2", True, 0.9), chances=(0.5, 0.3))
     nothing = row("c")
     found = figures_of("mcts@8", [by_likelihood, by_value, nothing])
-    assert list(found) == ["mcts@8"]
+    assert list(found) == ["mcts@8", "mcts_top4@8"]
     assert found["mcts@8"]["accuracy"] == pytest.approx(2 / 3)
     assert found["mcts@8"]["verdicts"] == {"correct": 2, "no_answer": 1}
 
