@@ -123,11 +123,11 @@ def _of_round(run: RunDir, number: int) -> _Side:
 
 
 def _files(folder: Path, remedy: str) -> dict[str, dict[str, Path]]:
-    """Files of rows by set and kind, greedy first."""
+    """Files of rows by set and kind: greedy, samples, searches."""
     files: dict[str, dict[str, Path]] = {}
-    for path in sorted(folder.glob("*.jsonl"), key=lambda path: (".greedy." not in path.name, path.name)):
-        if named := _ROWS.fullmatch(path.name):
-            files.setdefault(named["name"], {})[named["kind"]] = path
+    named = [found for path in folder.glob("*.jsonl") if (found := _ROWS.fullmatch(path.name))]
+    for found in sorted(named, key=lambda found: (found["name"], "@" in found["kind"], found["kind"])):
+        files.setdefault(found["name"], {})[found["kind"]] = folder / found[0]
     if not files:
         raise MissingArtifactError(f"there are no results of an evaluation in {folder}", remedy=remedy)
     return files

@@ -134,13 +134,19 @@ def _row(problem: Problem, leaves: Sequence[Node], tokens: int, tools: Tools, co
             tokens=sum(step.tokens for step in path(leaf)),
             logprob=round(sum(step.prior or 0.0 for step in path(leaf)), 4),
             score=_score(leaf, config.aggregate) if answer is not None else None,
-            text="".join(segment.text for segment in segments(leaf)),
+            text=_text(leaf),
         )
         for leaf, answer, group, grade in zip(leaves, answers, groups, grades, strict=True)
     )
     return EvalRow(
         problem_id=problem.id, level=problem.level, subject=problem.subject, tokens=tokens, samples=tuple(samples)
     )
+
+
+def _text(leaf: Node) -> str:
+    """What was written down to a leaf, and below it the step that ended the solution because it failed."""
+    dropped = [child.segment for child in leaf.children[-1:] if child.segment is not None]
+    return "".join(segment.text for segment in (*segments(leaf), *dropped))
 
 
 def _score(leaf: Node, how: Aggregation) -> float | None:
