@@ -19,7 +19,7 @@ from rstar_cli.stages.common import Summary
 from rstar_cli.stages.figures import Outcomes, outcomes_of
 
 COLUMNS = ("A %", "B %", "B - A", "95 % interval", "won/lost/tied", "p", "tok. A", "tok. B")
-"""Problems that B solved and A did not are won. p: McNemar's, exact. Tokens: on the problems of both."""
+"""Won: problems that B solved and A did not. p: McNemar's, exact; none of chances. Tokens: on the problems of both."""
 
 _ROWS = re.compile(r"(?P<name>.+)\.(?P<kind>greedy|samples|[a-z-]+@\d+)\.jsonl")
 _FORMS = "Give a round (3), a run and a round (runs/other:3), a folder of results, or a file of rows."
@@ -34,22 +34,26 @@ class _Side:
     alone: bool
 
 
+_Made = tuple[list[float], list[float]]
+"""Value and tokens of each problem, as of `Outcomes`."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A method of A and one of B on a set; for what they made of each problem, see `Outcomes`.
+    """A method of A and one of B on a set.
 
     Attributes:
         name: of the set.
         method: as shown: that of both, or of A and of B.
-        a: outcomes of A on the problems that both have.
-        b: those of B, in the same order.
+        a: what A made of the problems that both have.
+        b: what B made of them, in the same order.
         counts: problems of A, of B, and of both.
     """
 
     name: str
     method: str
-    a: Outcomes
-    b: Outcomes
+    a: _Made
+    b: _Made
     counts: tuple[int, int, int]
 
 
@@ -178,24 +182,19 @@ def _by_id(path: Path) -> dict[str, EvalRow]:
     return rows
 
 
-def _only(outcomes: Outcomes, rows: Mapping[str, EvalRow], common: Sequence[str]) -> Outcomes:
+def _only(outcomes: Outcomes, rows: Mapping[str, EvalRow], common: Sequence[str]) -> _Made:
     """The outcomes of some problems, in their order."""
     at = {key: place for place, key in enumerate(rows)}
     places = [at[key] for key in common]
-    return Outcomes(
-        [outcomes.values[i] for i in places],
-        [outcomes.tokens[i] for i in places],
-        [outcomes.verdicts[i] for i in places if outcomes.verdicts],
-        [outcomes.picked[i] for i in places if outcomes.picked],
-    )
+    return [outcomes.values[i] for i in places], [outcomes.tokens[i] for i in places]
 
 
 def _tell(summary: Summary, pair: _Pair) -> None:
-    before, after, common = pair.a.values, pair.b.values, pair.counts[2]
+    (before, tokens_a), (after, tokens_b), common = pair.a, pair.b, pair.counts[2]
     gain, (low, high) = paired_gain(before, after)
     won = sum(now > then for then, now in zip(before, after, strict=True))
     lost = sum(now < then for then, now in zip(before, after, strict=True))
-    single = bool(pair.a.verdicts) and bool(pair.b.verdicts)
+    yes_or_no = all(value in (0, 1) for value in (*before, *after))
     found = {
         "accuracy": [math.fsum(values) / common if common else 0.0 for values in (before, after)],
         "gain": gain,
@@ -203,8 +202,8 @@ def _tell(summary: Summary, pair: _Pair) -> None:
         "won": won,
         "lost": lost,
         "tied": common - won - lost,
-        "p": mcnemar(won, lost) if single else None,
-        "tokens": [round(math.fsum(side.tokens)) for side in (pair.a, pair.b)],
+        "p": mcnemar(won, lost) if yes_or_no else None,
+        "tokens": [round(math.fsum(tokens)) for tokens in (tokens_a, tokens_b)],
         "problems": dict(zip(("a", "b", "both"), pair.counts, strict=True)),
     }
     summary.data.setdefault(pair.name, {})[pair.method] = found

@@ -303,7 +303,8 @@ def write_figures(folder: Path, name: str, kind: str, figures: dict[str, dict[st
 
 
 COLUMNS = ("accuracy %", "95 % interval", "n", "tokens", "per solved", "seconds")
-"""Of the table by set and method: generated tokens in all and for each solved problem, and the time they took."""
+"""Of the table by set and method: generated tokens in all and for each solved problem; the time they took, of what was
+done first with that of loading the models."""
 
 
 def _tell(summary: Summary, task: _Task, figures: dict[str, dict[str, Any]], seconds: float) -> None:
