@@ -151,7 +151,14 @@ def evaluate(place: EvaluatePlace, given: dict[str, Any]) -> None:
     [dim]rstar evaluate --round 1[/dim]
 
     [dim]rstar evaluate --policy embedded --benchmark problems.jsonl[/dim]    needs no run
+
+    [dim]rstar evaluate --compare 1 3[/dim]    tests whether round 3 is better than round 1
     """
+    if place.compare is not None:
+        from rstar_cli.stages.compare import compare
+
+        _show(place, compare(place.compare, place, given))
+        return
     run, config = _open(place, EvaluateConfig, "evaluate", given, outside=place.policy is not None)
     from rstar_cli.stages.dry_run import dry_run_evaluate
     from rstar_cli.stages.evaluate import evaluate as stage

@@ -112,6 +112,11 @@ class EvaluatePlace(ShardedPlace):
     """Policy to evaluate, with no run needed: `embedded`, a checkpoint directory, or a hub id."""
     output: Path | None = None
     """Folder for the results when no run is used. [default: eval/POLICY]"""
+    log_samples: bool = False
+    """Write what the model wrote and how it was graded into log/, in the format of lm-evaluation-harness."""
+    compare: tuple[str, str] | None = None
+    """Compare two evaluations, problem by problem: each a round of the run (3), of another one (runs/other:3), a folder
+    of results, or a file of rows."""
 
 
 class EvolvePlace(Place):

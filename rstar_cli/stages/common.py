@@ -57,7 +57,8 @@ class Summary:
         data: the figures as plain values, for `--json`.
         done_before: nothing was done now: it was there.
         headline: the outcome in a few words.
-        columns: titles above the values, where each figure has several.
+        columns: titles above the values, where each figure has several, or of the tables.
+        tables: heading to a table's rows: name to cells, numbers, under `columns`; they stand above the figures.
     """
 
     stage: str
@@ -70,6 +71,7 @@ class Summary:
     done_before: bool = False
     headline: str = ""
     columns: tuple[str, ...] = ()
+    tables: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
 
 
 class StageRecord:
@@ -171,6 +173,11 @@ class StageRecord:
         """(tokens generated, seconds) that earlier calls have spent."""
         tokens, seconds = self._earlier
         return tokens.get("generated", 0), seconds
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time that the manifest tells of, of all calls."""
+        return float(read_manifest(self._manifest)[self._stage]["seconds"])
 
     @property
     def progress(self) -> Path | None:

@@ -16,7 +16,6 @@ from rstar_cli.errors import UsageError
 from rstar_cli.journal import Journal
 from rstar_cli.jsonl import read_rows
 from rstar_cli.layout import RunDir, write_bytes
-from rstar_cli.metrics import told
 from rstar_cli.options import EvaluatePlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.records import EvalRow, Problem, Verdict
@@ -35,6 +34,7 @@ from rstar_cli.stages.common import (
 from rstar_cli.stages.crew import Crew, Models, open_crew
 from rstar_cli.stages.figures import figures_of, kind_of
 from rstar_cli.stages.problem_sets import eval_name, eval_problems, read_source
+from rstar_cli.stages.sample_log import LOG, write_log
 from rstar_cli.stages.solve import Solver, sample_solutions, search_solutions, solve_greedily
 
 
@@ -69,6 +69,11 @@ class _Task:
     kind: str
     problems: list[Problem]
     solve: Solver
+
+    @property
+    def stage(self) -> str:
+        """What manifests and screens call it."""
+        return f"evaluate {self.name} {self.kind}"
 
 
 def evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None, stop: Stop | None = None) -> Summary:
@@ -108,7 +113,7 @@ def evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None, s
     summary = Summary(f"evaluate {place.which}", next_command=run.command("generate", number + 1))
     if place.part:
         summary.next_command = run.command("merge", number)
-    _evaluate(tasks, models, config, summary, stop)
+    _evaluate(tasks, models, config, summary, stop, log=place.log_samples)
     if place.benchmark is None and not place.part:
         summary.files.append(write_report(run))
         summary.headline = ", ".join(
@@ -127,7 +132,7 @@ def _without_run(place: EvaluatePlace, config: EvaluateConfig) -> Summary:
     problems = read_source(place.benchmark, place.limit)
     tasks = _tasks(eval_name(place.benchmark), problems, config, problems)
     summary = Summary("evaluate")
-    _evaluate(tasks, models, config, summary, None)
+    _evaluate(tasks, models, config, summary, None, log=place.log_samples)
     return summary
 
 
@@ -165,9 +170,14 @@ def _tasks(name: str, problems: list[Problem], config: EvaluateConfig, sampled: 
     return tasks
 
 
-def _evaluate(tasks: list[_Task], models: _Models, config: EvaluateConfig, summary: Summary, stop: Stop | None) -> None:
-    """Do what was not done before, and tell of all."""
-    summary.done_before = True
+def _evaluate(
+    tasks: list[_Task], models: _Models, config: EvaluateConfig, summary: Summary, stop: Stop | None, *, log: bool
+) -> None:
+    """Do what was not done before, and tell of all; with `log`, write what the policy wrote."""
+    if log and models.shard is not None:
+        raise UsageError("--log-samples of a shard", remedy="Give it after `rstar merge`, without --shard.")
+    summary.done_before = not log
+    summary.columns = COLUMNS
     with _LazyCrew(models, config, [p for task in tasks for p in task.problems]) as crew:
         for task in tasks:
             record = _record(task, models, config)
@@ -186,7 +196,11 @@ def _evaluate(tasks: list[_Task], models: _Models, config: EvaluateConfig, summa
                 figures = figures_of(task.kind, found)
                 if models.shard is None:
                     write_figures(models.folder, task.name, task.kind, figures)
-                _tell(summary, task, figures)
+                _tell(summary, task, figures, record.seconds)
+            if log:
+                write_log(rows, task.problems, found, config, crew.few_shot)
+        if log:
+            summary.files.append(models.folder / LOG)
 
 
 def _record(task: _Task, models: _Models, config: EvaluateConfig) -> StageRecord:
@@ -207,8 +221,8 @@ def _record(task: _Task, models: _Models, config: EvaluateConfig) -> StageRecord
     few_shot = few_shot_of(config, models.policy)
     identity |= {"policy": models.policy_name, "few_shot": few_shot, "problems": [len(task.problems), ids]}
     there = {name: path for name, path in inputs.items() if path.is_dir()}
-    stage, rows = f"evaluate {task.name} {task.kind}", models.folder / f"{task.name}.{task.kind}.jsonl"
-    return StageRecord(models.manifest, stage, identity, there, [rows], told_by_rows=True, shard=models.shard)
+    rows = models.folder / f"{task.name}.{task.kind}.jsonl"
+    return StageRecord(models.manifest, task.stage, identity, there, [rows], told_by_rows=True, shard=models.shard)
 
 
 class _LazyCrew(ExitStack):
@@ -245,7 +259,7 @@ def _solve(
         record.tick(now - before_it.generated)
         return stop is not None and stop(now)  # the budget counts from the beginning of this call
 
-    title = f"evaluate {task.name} {task.kind}" + (f", shard {models.shard}" if models.shard else "")
+    title = task.stage + (f", shard {models.shard}" if models.shard else "")
     problems = list(models.shard.of(task.problems)) if models.shard else task.problems
     with Journal(partial(output)) as journal:
         todo = [p for p in problems if p.id not in journal.done]
@@ -288,17 +302,39 @@ def write_figures(folder: Path, name: str, kind: str, figures: dict[str, dict[st
         write_bytes(path, orjson.dumps(others | figures, option=orjson.OPT_INDENT_2) + b"\n")
 
 
-def _tell(summary: Summary, task: _Task, figures: dict[str, dict[str, Any]]) -> None:
-    name = task.name
-    summary.data.setdefault(name, {}).update(figures)
+COLUMNS = ("accuracy %", "95 % interval", "n", "tokens", "per solved", "seconds")
+"""Of the table by set and method: generated tokens in all and for each solved problem; the time they took, of what was
+done first with that of loading the models."""
+
+
+def _tell(summary: Summary, task: _Task, figures: dict[str, dict[str, Any]], seconds: float) -> None:
+    """Put a kind's methods into the summary; its seconds go to them by their share of the tokens."""
+    name, most = task.name, max(found["tokens"] for found in figures.values())
     for method, found in figures.items():
-        summary.figures[f"{name} {method}"] = told(found)
+        took = round(seconds * found["tokens"] / most, 1) if most else seconds
+        summary.data.setdefault(name, {})[method] = {**found, "seconds": took}
+        summary.tables.setdefault(name, {})[method] = _cells(found, took)
         broken = {v: n for v, n in found.get("verdicts", {}).items() if v in (Verdict.TIMEOUT, Verdict.ERROR)}
         if broken:
             summary.notes.append(f"{name} {method}: grading failed on {broken}; these count as not right.")
     if task.kind == "greedy":
-        levels = figures["greedy"]["by_level"]
-        if len(levels) > 1:
-            summary.figures[f"{name} by level"] = ", ".join(f"{n}: {f['accuracy']:.0%}" for n, f in levels.items())
+        for key in ("level", "subject") if len(summary.tables) == 1 else ("level",):  # subjects of the main set alone
+            groups = figures["greedy"].get(f"by_{key}", {})
+            if len(groups) > 1:
+                shares = (f"{group}: {told['accuracy']:.0%} of {told['n']:,}" for group, told in groups.items())
+                summary.figures[f"{name} by {key}"] = ", ".join(shares)
         if not figures["greedy"]["accuracy"]:
             summary.notes.append(f"{name}: no problem was solved; this policy is too weak for it.")
+
+
+def _cells(found: dict[str, Any], seconds: float) -> tuple[str, ...]:
+    low, high = found["ci95"]
+    solved = found["tokens_per_solved"]
+    return (
+        f"{100 * found['accuracy']:.1f}",
+        f"{100 * low:.1f} to {100 * high:.1f}",
+        f"{found['n']:,}",
+        f"{found['tokens']:,}",
+        "-" if solved is None else f"{solved:,.0f}",
+        f"{seconds:,.1f}",
+    )

@@ -14,7 +14,7 @@ from rstar_cli.protocols import Grade
 from rstar_cli.records import EvalRow, EvalSample, Problem, StopReason
 from rstar_cli.search.mcts import Plan, Search
 from rstar_cli.search.sampling import derive_seed
-from rstar_cli.search.tree import Aggregation, Node, Tree, aggregate, path, prm_values
+from rstar_cli.search.tree import Aggregation, Node, Tree, aggregate, path, prm_values, segments
 from rstar_cli.stages.tools import Tools, begin, growth, plan_of
 
 
@@ -134,10 +134,19 @@ def _row(problem: Problem, leaves: Sequence[Node], tokens: int, tools: Tools, co
             tokens=sum(step.tokens for step in path(leaf)),
             logprob=round(sum(step.prior or 0.0 for step in path(leaf)), 4),
             score=_score(leaf, config.aggregate) if answer is not None else None,
+            text=_text(leaf),
         )
         for leaf, answer, group, grade in zip(leaves, answers, groups, grades, strict=True)
     )
-    return EvalRow(problem_id=problem.id, level=problem.level, tokens=tokens, samples=tuple(samples))
+    return EvalRow(
+        problem_id=problem.id, level=problem.level, subject=problem.subject, tokens=tokens, samples=tuple(samples)
+    )
+
+
+def _text(leaf: Node) -> str:
+    """What was written down to a leaf, and below it the step that ended the solution because it failed."""
+    dropped = [child.segment for child in leaf.children[-1:] if child.segment is not None]
+    return "".join(segment.text for segment in (*segments(leaf), *dropped))
 
 
 def _score(leaf: Node, how: Aggregation) -> float | None:
