@@ -27,6 +27,7 @@ from rstar_cli.options import (
     EvaluatePlace,
     EvolvePlace,
     GeneratePlace,
+    MergePlace,
     Place,
     ReportPlace,
     RunPlace,
@@ -155,7 +156,14 @@ def evaluate(place: EvaluatePlace, given: dict[str, Any]) -> None:
     [dim]rstar evaluate --round 1[/dim]
 
     [dim]rstar evaluate --policy embedded --benchmark problems.jsonl[/dim]    needs no run
+
+    [dim]rstar evaluate --compare 1 3[/dim]    tests whether round 3 is better than round 1
     """
+    if place.compare is not None:
+        from rstar_cli.stages.compare import compare
+
+        _show(place, compare(place.compare, place, given))
+        return
     run, config = _open(place, EvaluateConfig, "evaluate", given, outside=place.policy is not None)
     from rstar_cli.stages.dry_run import dry_run_evaluate
     from rstar_cli.stages.evaluate import evaluate as stage
@@ -203,6 +211,18 @@ def init(
     """Make a run from a recipe. A stage makes one from the default recipe by itself where there is none."""
     made = RunDir.create(run or default_run(), recipe)
     note(f"The run's recipe is {made.root / 'recipe.toml'}\nnext: {made.command('generate', 1)}")
+
+
+@app.command(rich_help_panel="Around the rounds")
+@flags(MergePlace)
+def merge(place: MergePlace, _given: dict[str, Any]) -> None:
+    """Join what `--shard 1/4` to `4/4` of a stage wrote: the result is that of one process, byte for byte.
+
+    [dim]rstar merge --round 1[/dim]
+    """
+    from rstar_cli.stages.merge import merge as stage
+
+    show(place, stage(place, None if place.output else RunDir.find(place.run_dir)))
 
 
 @app.command(rich_help_panel="Around the rounds")

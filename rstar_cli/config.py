@@ -181,7 +181,7 @@ class SearchConfig(EngineConfig, SandboxConfig, GradingConfig):
     """How a search goes."""
 
     panel: ClassVar[str] = "Search"
-    machine: ClassVar[frozenset[str]] = _MACHINE | {"in_flight", "preset", "prm_device"}
+    machine: ClassVar[frozenset[str]] = _MACHINE | {"in_flight", "preset", "prm_device", "launcher", "actors"}
 
     preset: Literal["paper", "upstream"] | None = None
     """Search settings of the `paper`, or of the `upstream` code, where nothing stronger sets them."""
@@ -214,6 +214,11 @@ class SearchConfig(EngineConfig, SandboxConfig, GradingConfig):
     """A solution's value from the PRM's values of its steps: the last one, the least, the product, or the mean."""
     in_flight: int = Field(512, ge=1)
     """Problems searched at once."""
+    launcher: Literal["local", "ray"] = "local"
+    """Who searches: this process, or actors of a `ray` cluster, an engine each (the cluster of $RAY_ADDRESS or of
+    `ray start`, else one on this machine)."""
+    actors: int = Field(0, ge=0)
+    """`ray`: how many; 0: one a GPU of the cluster, or one."""
 
 
 class GenerateConfig(SearchConfig):

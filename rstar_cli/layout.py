@@ -19,6 +19,7 @@ from rstar_cli.jsonl import replacing, storage_error
 from rstar_cli.locks import held
 from rstar_cli.ranks import is_main
 from rstar_cli.recipe import Recipe, load_recipe
+from rstar_cli.shards import Shard
 
 EMBEDDED = "embedded"
 """Name of the packaged tiny model."""
@@ -208,12 +209,13 @@ class RunDir:
         return f"rstar {stage} --round {number} --run {self.root}"
 
     @contextmanager
-    def locked(self, stage: str, number: int | None = None) -> Iterator[None]:
+    def locked(self, stage: str, number: int | None = None, shard: Shard | None = None) -> Iterator[None]:
         """Be the only one at a stage of a round (of several processes that train together the main one asks).
 
         Args:
             stage: its name.
             number: the round; None: it is not of one.
+            shard: the part of it; None: all.
 
         Raises:
             LockedError: another process is at it; names that process and its host.
@@ -222,8 +224,10 @@ class RunDir:
             yield
             return
         of_round = f"{ROUND_FOLDER}{number}." if number is not None else ""
-        what = f"{stage} of {'' if number is None else f'round {number} of '}{self.root}"
-        with held(self.root / f".{of_round}{stage}.lock", what):
+        file = self.root / f".{of_round}{stage}.lock"
+        part = "" if shard is None else f", shard {shard},"
+        what = f"{stage} of {'' if number is None else f'round {number}{part} of '}{self.root}"
+        with held(shard.path(file) if shard else file, what):
             yield
 
     def require(self, path: Path, stage: str, number: int) -> Path:

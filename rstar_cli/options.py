@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
 
 import typer
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from rstar_cli.config import Settings
 from rstar_cli.errors import UsageError
 from rstar_cli.layout import default_run
+from rstar_cli.shards import Shard
 
 
 class Place(Settings):
@@ -43,7 +44,31 @@ class RunPlace(Place):
         return self.run or default_run()
 
 
-class GeneratePlace(RunPlace):
+class ShardedPlace(RunPlace):
+    """A stage whose problems may be dealt out to several processes or machines."""
+
+    shard: str | None = None
+    """Do only this part of the problems, as 1/4; `rstar merge` joins the parts when all are done."""
+
+    @field_validator("shard")
+    @classmethod
+    def _shard(cls, value: str | None) -> str | None:
+        if value is not None:
+            Shard.parse(value)
+        return value
+
+    @property
+    def part(self) -> Shard | None:
+        """The shard; None: all problems."""
+        return Shard.parse(self.shard) if self.shard else None
+
+    @property
+    def which(self) -> str:
+        """The round, and the shard of it, for messages."""
+        return f"round {self.round}" + (f", shard {self.shard}" if self.shard else "")
+
+
+class GeneratePlace(ShardedPlace):
     """Where `generate` reads and writes."""
 
     problems: str | None = None
@@ -56,7 +81,7 @@ class GeneratePlace(RunPlace):
     """Set bad lines of --problems aside in a file beside the output, and go on; the exit code is 7 then."""
 
 
-class VerifyPlace(RunPlace):
+class VerifyPlace(ShardedPlace):
     """Where `verify` reads and writes."""
 
     input: str | None = None
@@ -82,7 +107,7 @@ class TrainPlace(RunPlace):
     """Upload the checkpoint to this repository of the Hugging Face hub, OWNER/NAME: private where it is new."""
 
 
-class EvaluatePlace(RunPlace):
+class EvaluatePlace(ShardedPlace):
     """Where `evaluate` reads and writes."""
 
     benchmark: str | None = None
@@ -95,6 +120,11 @@ class EvaluatePlace(RunPlace):
     """Folder for the results when no run is used. [default: eval/POLICY]"""
     skip_bad_lines: bool = False
     """Set bad lines of --benchmark aside in a file beside the results, and go on; the exit code is 7 then."""
+    log_samples: bool = False
+    """Write what the model wrote and how it was graded into log/, in the format of lm-evaluation-harness."""
+    compare: tuple[str, str] | None = None
+    """Compare two evaluations, problem by problem: each a round of the run (3), of another one (runs/other:3), a folder
+    of results, or a file of rows."""
 
 
 class EvolvePlace(Place):
@@ -123,6 +153,15 @@ class ReportPlace(Place):
     def run_dir(self) -> Path:
         """The run's directory."""
         return self.run or default_run()
+
+
+class MergePlace(ReportPlace):
+    """Which shards `merge` joins."""
+
+    round: int = Field(1, ge=0)
+    """Round of self-training; round 0 is the base model."""
+    output: Path | None = None
+    """Outside a run: the file of trees, or the folder of the evaluation, that the shards are of."""
 
 
 class ShowPlace(ReportPlace):

@@ -279,6 +279,7 @@ class EvalSample(Row):
         tokens: that were sampled for this solution.
         logprob: the policy's log-probability of its steps at temperature 1, nats.
         score: the PRM's, in [-1, 1].
+        text: what the policy wrote, with what its program printed.
     """
 
     answer: str | None
@@ -287,6 +288,7 @@ class EvalSample(Row):
     tokens: int
     logprob: float
     score: float | None = None
+    text: str = ""
 
 
 class EvalRow(Row):
@@ -294,5 +296,6 @@ class EvalRow(Row):
 
     problem_id: str
     level: int | None = None
+    subject: str | None = None
     tokens: int
     samples: tuple[EvalSample, ...]

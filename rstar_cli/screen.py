@@ -13,6 +13,8 @@ from rstar_cli.options import EvolvePlace, Place, ReportPlace, ShowPlace
 from rstar_cli.ranks import is_main
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from rstar_cli.report.tree import Shown
     from rstar_cli.rounds import Outcome
     from rstar_cli.stages.common import Summary
@@ -47,15 +49,19 @@ def _print_summary(summary: Summary) -> None:
     from rich.table import Table
 
     console = Console(stderr=True, highlight=False)
-    table = Table(title=summary.stage, title_justify="left", title_style="bold", show_header=False, box=None)
+    if summary.tables:
+        console.print(_tables(summary))
+    title = None if summary.tables else summary.stage
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    if summary.columns:
+    if summary.columns and not summary.tables:
         table.add_row("", *(f"[bold]{title}[/bold]" for title in summary.columns))
     for name, value in summary.figures.items():
         cells = value if isinstance(value, tuple) else (f"{value:,}" if isinstance(value, int) else str(value),)
         table.add_row(name, *map(str, cells))
-    console.print(table)
+    if summary.figures or not summary.tables:
+        console.print(table)
     for note in summary.notes:
         console.print(note, style="yellow", markup=False)
     if summary.done_before:
@@ -64,6 +70,29 @@ def _print_summary(summary: Summary) -> None:
         console.print(f"{'there:' if summary.done_before else 'wrote'} {path}", markup=False, soft_wrap=True)
     if summary.next_command:
         console.print(f"next: {summary.next_command}", markup=False, soft_wrap=True, style="bold")
+
+
+def _tables(summary: Summary) -> Table:
+    """The tables of a summary as one, so that their columns stand below each other; for 80 columns and more."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(
+        title=summary.stage,
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
+    shown.add_column("", no_wrap=True)
+    for title in summary.columns:
+        shown.add_column(title, justify="right", no_wrap=True)
+    for heading, rows in summary.tables.items():
+        shown.add_row(Text(heading, style="bold"))
+        for name, cells in rows.items():
+            shown.add_row(Text(f" {name}"), *cells)
+    return shown
 
 
 def show_search(place: ShowPlace, shown: Shown) -> None:

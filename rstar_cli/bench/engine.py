@@ -39,7 +39,7 @@ from rstar_cli.records import ExecutionStatus, Problem
 from rstar_cli.sandbox import Sandbox
 from rstar_cli.search.driver import Flow
 from rstar_cli.stages.common import few_shot_of
-from rstar_cli.stages.generate import search_problems
+from rstar_cli.stages.searching import search_problems
 from rstar_cli.stages.tools import Tools
 
 PLAIN_BATCH = 64
@@ -180,14 +180,13 @@ def _searched(
     problems: list[Problem], config: GenerateConfig, policy: Recorder, sandbox: StepExecutor
 ) -> tuple[Speed, Flow, int]:
     """(its speed, how the time went, distinct tokens of the trees)."""
-    gold = {p.id: p.answer for p in problems}
-    flow, unique = Flow(), 0
+    unique = 0
     with Grader() as grader:
         tools = Tools(policy, sandbox, grader)
-        for tree in search_problems(problems, tools, gold, config, 0, 1, flow=flow):
+        for tree in search_problems(problems, tools, config, seed=1):
             unique += tree.tokens_generated + tree.tokens_prefilled
     asked = [request for requests in policy.rounds for request in requests]
-    return Speed.of(policy.usage, asked, flow.seconds), flow, unique
+    return Speed.of(policy.usage, asked, tools.flow.seconds), tools.flow, unique
 
 
 def _replayed(rounds: Sequence[Sequence[SampleRequest]], place: BenchEnginePlace) -> dict[str, float]:

@@ -27,7 +27,7 @@ from rstar_cli.protocols import Grade
 from rstar_cli.search.mcts import Method, Search
 from rstar_cli.search.sampling import derive_seed
 from rstar_cli.search.tree import Tree
-from rstar_cli.stages.generate import search_problems
+from rstar_cli.stages.searching import search_problems
 from rstar_cli.stages.tools import Tools, begin, plan_of
 
 METHODS: dict[Method, tuple[int, ...]] = {"uct": (4, 16, 48, 64, 256), "swor": (4, 16, 64, 256)}
@@ -118,7 +118,6 @@ def _grade(answers: list[tuple[str, str | None]]) -> list[Grade | None]:
 def _queue(count: int) -> dict[str, Any]:
     """Peak memory of the process along a queue of problems, each tree written to a file as `generate` does."""
     problems = make_problems(count, 0)
-    gold = {problem.id: problem.answer for problem in problems}
     policy = ScriptedPolicy({render_prompt(problem.problem): problem.answer for problem in problems})
     tools = Tools(policy, LineExecutor(), EqualGrader())
     config = GenerateConfig(max_depth=8, max_step_tokens=256, max_tokens=1024)
@@ -126,7 +125,7 @@ def _queue(count: int) -> dict[str, Any]:
     peaks: dict[str, float] = {"before": peak_mb()}
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder, "trees.jsonl")) as journal:
-        for number, row in enumerate(search_problems(problems, tools, gold, config, 0, 0), 1):
+        for number, row in enumerate(search_problems(problems, tools, config, seed=0), 1):
             journal.append(row)
             if number in marks:
                 peaks[marks[number]] = peak_mb()

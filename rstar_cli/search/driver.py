@@ -44,7 +44,7 @@ class Flow:
     """How the time of a drive went.
 
     Attributes:
-        seconds: wall-clock time since it began.
+        seconds: wall-clock time, of all drives that share it.
         engine_seconds: of these, the policy and the PRM were at work.
         most_in_flight: searches alive at once, at most.
     """
@@ -151,7 +151,7 @@ class Driver(Generic[KeyT]):
             (key, tree) in the order in which searches end.
         """
         waiting = iter(searches)
-        begun = time.monotonic()
+        begun = time.monotonic() - self.flow.seconds
         with _seldom_collected(), ThreadPoolExecutor(max_workers=2, thread_name_prefix="rstar-driver") as threads:
             while True:
                 while len(self._alive) < in_flight and (following := next(waiting, None)) is not None:

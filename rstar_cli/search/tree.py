@@ -158,13 +158,7 @@ class Tree:
 
     def prefix(self, node: Node) -> tuple[Segment, ...]:
         """Every segment that the policy reads before it goes on from `node`, the prompt first."""
-        segments = [self.prompt]
-        for step in path(node):
-            if step.segment is not None:
-                segments.append(step.segment)
-            if step.output is not None:
-                segments.append(step.output)
-        return tuple(segments)
+        return (self.prompt, *segments(node))
 
     def backup(self, leaf: Node, reward: float) -> None:
         """Count one rollout: N and W of the leaf and of every node above it, the root included."""
@@ -224,6 +218,11 @@ def codes(node: Node) -> tuple[str, ...]:
 def printed(node: Node) -> str:
     """What the program down to `node` has printed."""
     return "".join(step.execution.stdout for step in path(node) if step.execution is not None)
+
+
+def segments(node: Node) -> list[Segment]:
+    """The solution down to `node` as the policy reads it: its steps, and the output block after a closed program."""
+    return [segment for step in path(node) for segment in (step.segment, step.output) if segment is not None]
 
 
 def aggregate(values: Sequence[float], how: Aggregation) -> float:

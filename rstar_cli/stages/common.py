@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rstar_cli import __version__
+from rstar_cli import __version__, interrupts
 from rstar_cli.adapters import STEPS
 from rstar_cli.config import EngineConfig, GradingConfig, SandboxConfig, SearchConfig
 from rstar_cli.errors import ConfigMismatchError, UsageError
@@ -32,7 +32,8 @@ from rstar_cli.protocols import EngineInfo, Policy, StepScorer
 from rstar_cli.ranks import is_main
 from rstar_cli.records import Problem
 from rstar_cli.sandbox import Sandbox
-from rstar_cli.stages.intact import SHARED, refuse_changed, refuse_other_problems
+from rstar_cli.shards import Shard
+from rstar_cli.stages.intact import as_settings, hashes_of, refuse_changed, refuse_changed_inputs
 
 Stop = Callable[[int], bool]
 """Asked with the tokens that this call has generated so far: whether the run's budget is spent."""
@@ -58,7 +59,8 @@ class Summary:
         data: the figures as plain values, for `--json`.
         done_before: nothing was done now: it was there.
         headline: the outcome in a few words.
-        columns: titles above the values, where each figure has several.
+        columns: titles above the values, where each figure has several, or of the tables.
+        tables: heading to a table's rows: name to cells, numbers, under `columns`; they stand above the figures.
     """
 
     stage: str
@@ -72,6 +74,7 @@ class Summary:
     done_before: bool = False
     headline: str = ""
     columns: tuple[str, ...] = ()
+    tables: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
 
 
 def failures_told(failed: Mapping[str, str]) -> list[str]:
@@ -93,6 +96,10 @@ class StageRecord:
         outputs: files that the stage makes, the one that others wait for first.
         told_by_rows: the outputs tell everything, so that a stop after the last of them and before the manifest's last
             word loses nothing; else the stage is done again, for its counts.
+        shard: the part of the problems that is done, in files of its own; None: all of it.
+
+    Attributes:
+        outputs: what the stage, or its shard, writes.
     """
 
     def __init__(
@@ -104,16 +111,19 @@ class StageRecord:
         outputs: Sequence[Path],
         *,
         told_by_rows: bool = False,
+        shard: Shard | None = None,
     ) -> None:
+        whole = StageRecord(manifest, stage, config, inputs, outputs, told_by_rows=told_by_rows) if shard else None
+        self._merged = whole
         self._told_by_rows = told_by_rows
-        self._manifest = manifest
+        self._manifest = shard.path(manifest) if shard else manifest
         self._stage = stage
         self._inputs = dict(inputs)
-        self._outputs = list(outputs)
+        self.outputs = [shard.path(path) if shard else path for path in outputs]
         self._entry: dict[str, Any] = {
             "status": "running",
             "config": dict(config),
-            "inputs": {name: _identity(path) for name, path in inputs.items()},
+            "inputs": {name: hashes_of(path) for name, path in inputs.items()},
             "versions": _versions(),
         }
         self._begun = self._ticked = time.monotonic()
@@ -126,10 +136,14 @@ class StageRecord:
             ConfigMismatchError: it was begun or done with others, or nobody knows with which.
             DataError: an input or output is not what the stage that made it wrote.
         """
-        self._refuse_changed_inputs()
+        if self._merged is not None and self._merged.is_complete():
+            self._manifest, self.outputs = self._merged._manifest, self._merged.outputs
+            return True
+        refuse_changed_inputs(self._manifest, self._stage, self._inputs, self._entry["inputs"])
         entry = read_manifest(self._manifest).get(self._stage)
-        first = self._outputs[0]
-        left = [path for path in (first, partial(first)) if path.exists()]
+        first = self.outputs[0]
+        begun = partial(first)
+        left = [path for path in (first, begun) if path.exists() and (path == first or path.stat().st_size)]
         if not left:
             return False
         if entry is None:
@@ -137,11 +151,11 @@ class StageRecord:
                 f"{left[0]} is there, and {self._manifest} does not tell what it was made with",
                 remedy=f"Restore the manifest, or remove {left[0]} to begin anew.",
             )
-        asked = {**self._entry["config"], **_flat(self._entry["inputs"])}
-        begun = {"config": {**entry.get("config", {}), **_flat(entry.get("inputs", {}))}}
+        asked = {**self._entry["config"], **as_settings(self._entry["inputs"])}
+        before = {"config": {**entry.get("config", {}), **as_settings(entry.get("inputs", {}))}}
         remedy = f"Use the settings and inputs it was begun with, or remove {left[0]} to do it again."
-        check_unchanged(begun, asked, f"{self._stage} in {self._manifest.parent}", remedy)
-        if not all(path.exists() for path in self._outputs):  # each is complete or absent
+        check_unchanged(before, asked, f"{self._stage} in {self._manifest.parent}", remedy)
+        if not all(path.exists() for path in self.outputs):  # each is complete or absent
             return False
         if entry.get("status") != "complete":
             if not self._told_by_rows:
@@ -151,17 +165,10 @@ class StageRecord:
             if self.progress is not None:
                 self.progress.unlink(missing_ok=True)  # of the process that was killed
         else:
-            for path in self._outputs:
-                refuse_changed(self._manifest, path, _identity(path))
+            for path in self.outputs:
+                refuse_changed(self._manifest, path, hashes_of(path))
         partial(first).unlink(missing_ok=True)
         return True
-
-    def _refuse_changed_inputs(self) -> None:
-        for name, path in self._inputs.items():
-            now = self._entry["inputs"][name]
-            refuse_changed(path.parent / self._manifest.name, path, now)
-            if name == SHARED:
-                refuse_other_problems(self._manifest, self._stage, path, now)
 
     def told_again(self, summary: Summary) -> Summary:
         """The summary of a stage that was done before, with what the manifest tells of it."""
@@ -173,7 +180,7 @@ class StageRecord:
 
     def begin(self) -> None:
         """Record that the stage runs; what an earlier call of it has spent stays on the account."""
-        for path in self._outputs:
+        for path in self.outputs:
             make_folder(path.parent)
         self._take_over(read_manifest(self._manifest).get(self._stage, {}))
         self._note("running", {})
@@ -193,10 +200,18 @@ class StageRecord:
         return tokens.get("generated", 0), seconds
 
     @property
+    def seconds(self) -> float:
+        """Wall-clock time that the manifest tells of, of all calls."""
+        return float(read_manifest(self._manifest)[self._stage]["seconds"])
+
+    @property
     def progress(self) -> Path | None:
         """Where a run tells what it is doing; None outside a run."""
         folder = self._manifest.parent
-        return folder.parent / PROGRESS if folder.name.startswith(ROUND_FOLDER) else None
+        if not folder.name.startswith(ROUND_FOLDER):
+            return None
+        shard, file = Shard.named(self._manifest), folder.parent / PROGRESS
+        return shard.path(file) if shard else file
 
     def tick(self, generated: int = 0) -> None:
         """Note now and then what this call has spent so far: tokens generated, and its time."""
@@ -207,13 +222,15 @@ class StageRecord:
         """Record that the budget stopped the stage; a later call goes on."""
         self._note("stopped", tokens)
 
-    def interrupted(self, tokens: Mapping[str, int]) -> None:
-        """Record what this call has spent; a later call goes on."""
-        self._note("running", tokens)
+    def end_if_interrupted(self, tokens: Mapping[str, int]) -> None:
+        """If a signal asked for it, record what this call has spent, and end the process; a later call goes on."""
+        if interrupts.asked():
+            self._note("running", tokens)
+            interrupts.end()
 
     def complete(self, counts: Mapping[str, Any], tokens: Mapping[str, int] | None = None) -> None:
         """Record that the stage is done, with counts, and each output's hash and number of rows."""
-        outputs = {path.name: _identity(path) for path in self._outputs}
+        outputs = {path.name: hashes_of(path) for path in self.outputs}
         self._note("complete", tokens or {}, counts=dict(counts), outputs=outputs)
 
     def _note(self, status: str, tokens: Mapping[str, int], **more: Any) -> None:
@@ -230,17 +247,6 @@ class StageRecord:
 def partial(path: Path) -> Path:
     """The journal of an artifact that is not whole yet."""
     return path.with_name(path.name + ".partial")
-
-
-def _identity(path: Path) -> dict[str, Any]:
-    """A file by hash and rows; a checkpoint directory by the hashes of its weights."""
-    if path.is_dir():
-        return {"files": {p.name: digest(p).sha256 for p in sorted(path.glob("*.safetensors"))}}
-    return digest(path)._asdict()
-
-
-def _flat(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"input {name}": value for name, value in inputs.items()}
 
 
 def _versions() -> dict[str, str]:

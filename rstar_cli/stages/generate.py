@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing
+import functools
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,9 @@ from rstar_cli.layout import RunDir, make_folder
 from rstar_cli.locks import held
 from rstar_cli.options import GeneratePlace
 from rstar_cli.progress import StageProgress
-from rstar_cli.prompts import render_prompt
-from rstar_cli.protocols import Grade, Policy
 from rstar_cli.quarantine import beside, counted, notes, open_aside, refuse_without
-from rstar_cli.records import Execution, Problem, Rollout, TreeNode, Verdict
-from rstar_cli.records import Tree as TreeRow
-from rstar_cli.search.driver import Flow
-from rstar_cli.search.mcts import Search
+from rstar_cli.records import Problem
 from rstar_cli.search.sampling import derive_seed
-from rstar_cli.search.tree import Node, Tree
 from rstar_cli.stages.budget import Budget
 from rstar_cli.stages.common import (
     StageRecord,
@@ -32,17 +27,14 @@ from rstar_cli.stages.common import (
     Summary,
     failures_told,
     few_shot_of,
-    open_grader,
-    open_policy,
-    open_sandbox,
-    open_scorer,
     outside_prm,
     partial,
     refuse_run_flags,
 )
 from rstar_cli.stages.contaminated import refuse_overlaps
+from rstar_cli.stages.crew import Models, Spent, open_crew
 from rstar_cli.stages.problem_sets import content_of, read_source, round_problems
-from rstar_cli.stages.tools import Tools, begin, plan_of
+from rstar_cli.stages.searching import is_solved, search_problems
 
 FIRST_PRM_ROUND = 3
 """From here on `--prm auto` guides the search by the last round's PRM; rounds before are terminal-guided (paper)."""
@@ -80,9 +72,14 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None, s
     """
     if run is None:
         return _on_files(place, config)
+    if place.part and (config.budget_tokens or config.budget_hours):
+        raise UsageError(
+            "a budget is for all problems, and --shard does a part",
+            remedy="Leave --budget-tokens and --budget-hours out.",
+        )
     if place.round < 1:
         raise UsageError("round 0 is the base model: there is nothing to generate", remedy="Give --round 1 or later.")
-    with run.locked("generate", place.round):
+    with run.locked("generate", place.round, place.part):
         return _on_round(place, config, run, stop)
 
 
@@ -97,15 +94,15 @@ def _on_round(place: GeneratePlace, config: GenerateConfig, run: RunDir, stop: S
     contaminated = refuse_overlaps(run, problems, config, place.problems or files.problems)
     few_shot = few_shot_of(config, model)
     seed = run.recipe.run.seed
-    task = _Task(problems, model, prm, few_shot, derive_seed(seed, place.round), files.trees)
     named = {"policy": policy_name, "prm": prm_name, "few_shot": few_shot, "seed": seed}
     inputs = {"problems": files.problems}
     inputs |= {name: Path(path) for name, path in (("policy", model), ("prm", prm)) if path and Path(path).is_dir()}
+    settings = {**config.identity(), **named}
     record = StageRecord(
-        files.manifest, "generate", {**config.identity(), **named}, inputs, [files.trees], told_by_rows=True
+        files.manifest, "generate", settings, inputs, [files.trees], told_by_rows=True, shard=place.part
     )
-    summary = Summary(f"generate round {place.round}", files=[files.trees])
-    summary.next_command = run.command("verify", place.round)
+    summary = Summary(f"generate {place.which}", files=record.outputs)
+    summary.next_command = run.command("merge" if place.part else "verify", place.round)
     if place.limit is None and place.problems is None and len(problems) < run.recipe.run.count:
         summary.notes.append(
             f"This round's set holds {len(problems)} problems, fewer than the recipe's {run.recipe.run.count}: the "
@@ -114,6 +111,8 @@ def _on_round(place: GeneratePlace, config: GenerateConfig, run: RunDir, stop: S
     if contaminated:
         summary.notes.append(f"{contaminated} of these problems are in an evaluation set, too.")
     summary.notes += notes(aside)
+    part = list(place.part.of(problems)) if place.part else problems
+    task = _Task(part, model, prm, few_shot, derive_seed(seed, place.round), record.outputs[0])
     more = counted(aside) | ({"contaminated": contaminated} if contaminated else {})
     return _unless_done(task, config, record, summary, stop, more)
 
@@ -151,14 +150,16 @@ def _on_files(place: GeneratePlace, config: GenerateConfig) -> Summary:
         problems = read_source(place.problems, place.limit, aside)
     model = "embedded" if config.policy == "auto" else config.policy
     prm = outside_prm(config.prm)
-    task = _Task(problems, model, prm, few_shot_of(config, model), derive_seed(0, 1), place.output)
-    named = {"policy": model, "prm": prm or "none", "few_shot": task.few_shot}
+    few_shot = few_shot_of(config, model)
+    named = {"policy": model, "prm": prm or "none", "few_shot": few_shot}
     identity = {**config.identity(), **named, "problems": content_of(problems)}
     manifest = place.output.with_name(place.output.name + ".manifest.json")
-    record = StageRecord(manifest, "generate", identity, {}, [place.output], told_by_rows=True)
-    summary = Summary("generate", files=[place.output, manifest], notes=notes(aside))
-    make_folder(place.output.parent)
-    with held(place.output.with_name(f".{place.output.name}.lock"), str(place.output)):
+    record = StageRecord(manifest, "generate", identity, {}, [place.output], told_by_rows=True, shard=place.part)
+    part = list(place.part.of(problems)) if place.part else problems
+    task = _Task(part, model, prm, few_shot, derive_seed(0, 1), record.outputs[0])
+    summary = Summary("generate", files=[*record.outputs, manifest], notes=notes(aside))
+    make_folder(task.output.parent)
+    with held(task.output.with_name(f".{task.output.name}.lock"), str(task.output)):
         return _unless_done(task, config, record, summary, None, counted(aside))
 
 
@@ -223,144 +224,59 @@ def _unless_done(
 
 def _search(task: _Task, config: GenerateConfig, record: StageRecord, title: str, stop: Stop | None) -> dict[str, Any]:
     """Search what is not in the journal yet; returns the figures of this call."""
-    gold = {p.id: p.answer for p in task.problems}
     with Journal(partial(task.output)) as journal, ExitStack() as stack:
         todo = [p for p in task.problems if p.id not in journal.done]
         before = len(task.problems) - len(todo)
-        sandbox = stack.enter_context(open_sandbox(config, tree=True))
-        grader = stack.enter_context(open_grader(config))
         progress = stack.enter_context(StageProgress(title, len(task.problems), done=before, file=record.progress))
-        policy = stack.enter_context(closing(open_policy(config, task.model, task.problems, task.few_shot)))
-        scorer = stack.enter_context(closing(open_scorer(config, task.prm))) if task.prm is not None else None
-        record.served_by(policy.info)
-        tools = Tools(policy, sandbox, grader, scorer)
+        crew = stack.enter_context(open_crew(Models(config, task.model, task.prm, task.few_shot, todo)))
+        record.served_by(crew.info)
         budget = Budget(config, len(todo), record.spent_before)
-        flow, stopped = Flow(), False
+        stopped = False
 
         def spent() -> bool:
             nonlocal stopped
-            budget.tokens = policy.usage.generated
-            record.tick(policy.usage.generated)
-            stopped = stop is not None and stop(policy.usage.generated)
+            budget.tokens = crew.spent.generated
+            record.tick(budget.tokens)
+            stopped = stop is not None and stop(budget.tokens)
             return stopped or budget.spent
 
+        own = budget if config.launcher == "local" else None  # an actor does not know what the others have spent
+        solve = functools.partial(search_problems, few_shot=task.few_shot, seed=task.seed, budget=own)
         searched = solved = 0
-        with interrupts.finishing("the searches in flight"):
-            for row in search_problems(todo, tools, gold, config, task.few_shot, task.seed, spent, budget, flow):
-                if stopped:  # what is in flight is dropped: a larger budget takes it up from its beginning
-                    break
-                journal.append(row)
-                searched += 1
-                solved += is_solved(row)
-                progress.update(
-                    before + searched,
-                    f"{solved / searched:.0%} solved",
-                    progress.rate(policy.usage.generated, "tok"),
-                    f"{flow.idle:.0%} idle",
-                )
-        if searched + len(tools.failed) < len(todo) and interrupts.asked():
-            record.interrupted({"generated": policy.usage.generated, "prefilled": policy.usage.prefilled})
-            interrupts.end()
-        seconds = progress.seconds
+        stack.enter_context(interrupts.finishing("the searches in flight"))
+        for row in crew.rows(solve, todo, spent):
+            if stopped:  # what is in flight is dropped: a larger budget takes it up from its beginning
+                break
+            journal.append(row)
+            searched += 1
+            solved += is_solved(row)
+            progress.update(
+                before + searched,
+                f"{solved / searched:.0%} solved",
+                progress.rate(crew.spent.generated, "tok"),
+                f"{crew.spent.idle:.0%} idle",
+            )
+        seconds, account, failed = progress.seconds, crew.spent, crew.failed
+        if left := len(todo) - searched - len(failed):
+            record.end_if_interrupted(account.since(Spent()))
         if not stopped:
             journal.finish([p.id for p in task.problems if p.id in journal.done], task.output)
         return {
             "problems": len(task.problems),
             "searched now": searched,
-            "left": len(todo) - searched - len(tools.failed),
-            "failed": tools.failed,
+            "left": left,
+            "failed": failed,
             "stopped": stopped,
             "solved": solved,
-            "tokens generated": policy.usage.generated,
-            "tokens prefilled": policy.usage.prefilled,
-            "code executions": sandbox.counts.total(),
-            "engine idle": round(flow.idle, 3),
+            **_figures(account),
             "seconds": round(seconds, 1),
         }
 
 
-def search_problems(
-    problems: list[Problem],
-    tools: Tools,
-    gold: dict[str, str],
-    config: GenerateConfig,
-    few_shot: int,
-    seed: int,
-    stop: Callable[[], bool] = lambda: False,
-    budget: Budget | None = None,
-    flow: Flow | None = None,
-) -> Iterator[TreeRow]:
-    """Search problems and yield their trees as they end.
-
-    Args:
-        problems: what to search.
-        tools: what the search asks of the world; with a scorer its values are the steps' initial Q.
-        gold: the right answer by problem id.
-        config: settings.
-        few_shot: worked examples in each prompt.
-        seed: 64-bit seed; a tree's seed derives from it and its problem's id.
-        stop: once it says so nothing more is asked; trees in flight come as they stand if they have a rollout.
-        budget: says whether hard problems get more rollouts; is told of what is finished.
-        flow: is kept up to date.
-    """
-    plan = plan_of(config, tools)
-    budget = budget or Budget(config, len(problems))
-
-    def searches() -> Iterator[tuple[str, Tree, Search]]:
-        for problem in problems:
-            yield problem.id, *begin(render_prompt(problem.problem, few_shot), derive_seed(seed, problem.id), plan)
-
-    def grade(answers: list[tuple[str, str | None]]) -> list[Grade | None]:
-        return list(tools.grader.grade([(gold[key], answer) for key, answer in answers]))
-
-    driver = tools.driver(grade, budget.more, flow)
-    for key, tree in driver.run(interrupts.until_asked(searches()), config.in_flight, stop):
-        budget.finished += 1
-        row = tree_row(key, tree, tools.policy)
-        tools.forget(tree)
-        yield row
-    for key, tree in driver.left:
-        if tree.rollouts:
-            yield tree_row(key, tree, tools.policy)
-
-
-def tree_row(problem_id: str, tree: Tree, policy: Policy) -> TreeRow:
-    """A finished tree as the row of `trees.jsonl`."""
-    read = [tree.prompt, *(node.output for node in tree.nodes if node.output is not None)]
-    return TreeRow(
-        problem_id=problem_id,
-        prompt=tree.prompt.text,
-        seed=tree.seed,
-        tokenizer=policy.info.tokenizer,
-        tokens_generated=tree.tokens_generated,
-        tokens_prefilled=sum(policy.count_tokens(segment) for segment in read),
-        rollouts=tuple(
-            Rollout(leaf=leaf.id, reward=reward, tokens=tokens)
-            for (leaf, reward), tokens in zip(tree.rollouts, tree.spent, strict=True)
-        ),
-        nodes=tuple(_node_row(node) for node in tree.nodes),
-    )
-
-
-def _node_row(node: Node) -> TreeNode:
-    ran = node.execution
-    return TreeNode(
-        id=node.id,
-        parent=node.parent.id if node.parent is not None else None,
-        depth=node.depth,
-        text=node.segment.text if node.segment is not None else "",
-        token_ids=node.segment.token_ids if node.segment is not None else None,
-        visits=node.visits,
-        q=node.q,
-        prior=node.prior,
-        prm_score=node.prm_score,
-        stop=node.stop,
-        answer=node.answer,
-        verdict=node.verdict,
-        execution=Execution(status=ran.status, stdout=ran.stdout, error=ran.error) if ran is not None else None,
-    )
-
-
-def is_solved(tree: TreeRow) -> bool:
-    """Whether a search found a right answer."""
-    return any(node.verdict is Verdict.CORRECT for node in tree.nodes)
+def _figures(account: Spent) -> dict[str, Any]:
+    return {
+        "tokens generated": account.generated,
+        "tokens prefilled": account.prefilled,
+        "code executions": account.executed,
+        "engine idle": round(account.idle, 3),
+    }

@@ -3,75 +3,114 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from rstar_cli.config import EvaluateConfig
 from rstar_cli.grader import group_answers
-from rstar_cli.interrupts import until_asked
 from rstar_cli.prompts import render_prompt
 from rstar_cli.protocols import Grade
 from rstar_cli.records import EvalRow, EvalSample, Problem, StopReason
 from rstar_cli.search.mcts import Plan, Search
 from rstar_cli.search.sampling import derive_seed
-from rstar_cli.search.tree import Aggregation, Node, Tree, aggregate, path, prm_values
+from rstar_cli.search.tree import Aggregation, Node, Tree, aggregate, path, prm_values, segments
 from rstar_cli.stages.tools import Tools, begin, growth, plan_of
 
-Solver = Callable[[list[Problem], Tools, EvaluateConfig, int, int, Callable[[], bool]], Iterator[EvalRow]]
-"""(problems, tools, settings, few-shot examples, seed, stop) -> a row a problem, as they are finished."""
+
+class Solver(Protocol):
+    """A way to solve problems: yields a row a problem, as they are finished."""
+
+    def __call__(
+        self,
+        problems: Iterable[Problem],
+        tools: Tools,
+        config: EvaluateConfig,
+        stop: Callable[[], bool],
+        *,
+        few_shot: int,
+        seed: int,
+    ) -> Iterator[EvalRow]:
+        """Solve them."""
 
 
 def solve_greedily(
-    problems: list[Problem], tools: Tools, config: EvaluateConfig, few_shot: int, _seed: int, stop: Callable[[], bool]
+    problems: Iterable[Problem],
+    tools: Tools,
+    config: EvaluateConfig,
+    stop: Callable[[], bool],
+    *,
+    few_shot: int,
+    seed: int,  # noqa: ARG001 - nothing is drawn
 ) -> Iterator[EvalRow]:
     """One greedy solution a problem."""
     plan = Plan("best-of-n", 1, replace(growth(config, tools, temperature=0.0), scored=False))
-    by_id = {p.id: p for p in problems}
-    searches = ((p.id, *begin(_prompt(p, few_shot), 0, plan)) for p in problems)
-    for key, tree in tools.driver(_no_gold).run(until_asked(searches), config.in_flight, stop):
-        row = _row(by_id[key], [tree.rollouts[0][0]], tree.tokens_generated, tools, config)
+    by_id: dict[str, Problem] = {}
+    searches = ((p.id, *begin(_prompt(p, few_shot), 0, plan)) for p in _noted(problems, by_id))
+    for key, tree in tools.driver(_no_gold).run(searches, config.in_flight, stop):
+        row = _row(by_id.pop(key), [tree.rollouts[0][0]], tree.tokens_generated, tools, config)
         tools.forget(tree)
         yield row
 
 
 def sample_solutions(
-    problems: list[Problem], tools: Tools, config: EvaluateConfig, few_shot: int, seed: int, stop: Callable[[], bool]
+    problems: Iterable[Problem],
+    tools: Tools,
+    config: EvaluateConfig,
+    stop: Callable[[], bool],
+    *,
+    few_shot: int,
+    seed: int,
 ) -> Iterator[EvalRow]:
     """`config.samples` independent solutions a problem, each scored where there is a PRM."""
     plan = Plan("best-of-n", 1, growth(config, tools, temperature=config.temperature))
-    by_id = {p.id: p for p in problems}
+    by_id: dict[str, Problem] = {}
 
     def searches() -> Iterator[tuple[tuple[str, int], Tree, Search]]:
-        for problem in problems:
+        for problem in _noted(problems, by_id):
             for draw in range(config.samples):
                 own = derive_seed(seed, problem.id, "sample", draw)
                 yield (problem.id, draw), *begin(_prompt(problem, few_shot), own, plan)
 
     found: defaultdict[str, dict[int, Tree]] = defaultdict(dict)
-    for (key, draw), tree in tools.driver(_no_gold).run(until_asked(searches()), config.in_flight, stop):
+    for (key, draw), tree in tools.driver(_no_gold).run(searches(), config.in_flight, stop):
         trees = found[key]
         trees[draw] = tree
         if len(trees) == config.samples:
             leaves = [trees[i].rollouts[0][0] for i in range(config.samples)]
-            row = _row(by_id[key], leaves, sum(t.tokens_generated for t in trees.values()), tools, config)
+            row = _row(by_id.pop(key), leaves, sum(t.tokens_generated for t in trees.values()), tools, config)
             for each in found.pop(key).values():
                 tools.forget(each)
             yield row
 
 
 def search_solutions(
-    problems: list[Problem], tools: Tools, config: EvaluateConfig, few_shot: int, seed: int, stop: Callable[[], bool]
+    problems: Iterable[Problem],
+    tools: Tools,
+    config: EvaluateConfig,
+    stop: Callable[[], bool],
+    *,
+    few_shot: int,
+    seed: int,
 ) -> Iterator[EvalRow]:
     """Every finished trajectory of a search once, in order of its first visit."""
     plan = plan_of(config, tools)
-    by_id = {p.id: p for p in problems}
-    searches = ((p.id, *begin(_prompt(p, few_shot), derive_seed(seed, p.id, "mcts"), plan)) for p in problems)
-    for key, tree in tools.driver(_no_gold).run(until_asked(searches), config.in_flight, stop):
+    by_id: dict[str, Problem] = {}
+    searches = (
+        (p.id, *begin(_prompt(p, few_shot), derive_seed(seed, p.id, "mcts"), plan)) for p in _noted(problems, by_id)
+    )
+    for key, tree in tools.driver(_no_gold).run(searches, config.in_flight, stop):
         leaves = dict.fromkeys(leaf for leaf, _ in tree.rollouts if leaf.stop is StopReason.ANSWER)
-        row = _row(by_id[key], list(leaves), tree.tokens_generated, tools, config)
+        row = _row(by_id.pop(key), list(leaves), tree.tokens_generated, tools, config)
         tools.forget(tree)
         yield row
+
+
+def _noted(problems: Iterable[Problem], by_id: dict[str, Problem]) -> Iterator[Problem]:
+    """The problems as they are drawn, each noted by its id."""
+    for problem in problems:
+        by_id[problem.id] = problem
+        yield problem
 
 
 def _prompt(problem: Problem, few_shot: int) -> str:
@@ -95,10 +134,19 @@ def _row(problem: Problem, leaves: Sequence[Node], tokens: int, tools: Tools, co
             tokens=sum(step.tokens for step in path(leaf)),
             logprob=round(sum(step.prior or 0.0 for step in path(leaf)), 4),
             score=_score(leaf, config.aggregate) if answer is not None else None,
+            text=_text(leaf),
         )
         for leaf, answer, group, grade in zip(leaves, answers, groups, grades, strict=True)
     )
-    return EvalRow(problem_id=problem.id, level=problem.level, tokens=tokens, samples=tuple(samples))
+    return EvalRow(
+        problem_id=problem.id, level=problem.level, subject=problem.subject, tokens=tokens, samples=tuple(samples)
+    )
+
+
+def _text(leaf: Node) -> str:
+    """What was written down to a leaf, and below it the step that ended the solution because it failed."""
+    dropped = [child.segment for child in leaf.children[-1:] if child.segment is not None]
+    return "".join(segment.text for segment in (*segments(leaf), *dropped))
 
 
 def _score(leaf: Node, how: Aggregation) -> float | None:

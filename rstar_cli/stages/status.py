@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -12,6 +13,7 @@ import orjson
 from rstar_cli.config import STAGES, EvolveConfig
 from rstar_cli.errors import DataError
 from rstar_cli.layout import RunDir, read_manifest
+from rstar_cli.shards import Shard
 from rstar_cli.stages.common import Summary
 
 LATE_SECONDS = 60.0
@@ -22,20 +24,20 @@ _MARKS = {"running": "begun", "stopped": "stopped by the budget"}
 def status(run: RunDir) -> Summary:
     """A line a round, what is at work now, and the next command."""
     names = list(STAGES)
-    rounds = {folder.number: read_manifest(folder.manifest) for folder in run.rounds()}
-    done = {number: {stage: _stage(stage, entries, run) for stage in names} for number, entries in rounds.items()}
-    now = _working(run)
+    rounds = {folder.number: folder.manifest for folder in run.rounds()}
+    done = {number: {stage: _stage(stage, file, run) for stage in names} for number, file in rounds.items()}
+    at_work = [told for file in (run.progress, *Shard.found(run.progress).values()) if (told := _working(file))]
     summary = Summary("status", columns=tuple(names))
     for number, stages in done.items():
         summary.figures[f"round {number}"] = tuple(told["text"] for told in stages.values())
     seconds = sum(told["seconds"] for stages in done.values() for told in stages.values())
     tokens = sum(told["tokens"] for stages in done.values() for told in stages.values())
     summary.figures["in all"] = (f"{seconds / 60:,.1f} min", f"{tokens:,} tokens", *[""] * (len(names) - 2))
-    if now is not None:
+    for now in at_work:
         late = f"  (last heard of {now['age'] / 60:.0f} min ago)" if now["age"] > LATE_SECONDS else ""
         shown = f"{now['stage']}: {now['done']:,} of {now['total']:,}  {now['figures']}  left {now['left']}"
         summary.notes.append(f"at work: {shown}{late}")
-    else:
+    if not at_work:
         summary.next_command = _next(run, done)
         summary.notes.append("Nothing is at work." if summary.next_command else "All rounds of the recipe are done.")
     summary.data = {
@@ -44,13 +46,14 @@ def status(run: RunDir) -> Summary:
         },
         "seconds": round(seconds, 1),
         "tokens": tokens,
-        "at_work": now,
+        "at_work": at_work,
     }
     return summary
 
 
-def _stage(stage: str, entries: dict[str, Any], run: RunDir) -> dict[str, Any]:
+def _stage(stage: str, manifest: Path, run: RunDir) -> dict[str, Any]:
     """Of a stage in a round: status, text to show, seconds and generated tokens; `evaluate` has entries of each set."""
+    entries = read_manifest(manifest)
     own = [entry for name, entry in entries.items() if name.split()[0] == stage]
     found = [entry.get("status", "") for entry in own]
     state = next((s for s in ("running", "stopped") if s in found), "complete" if found else "")
@@ -58,18 +61,31 @@ def _stage(stage: str, entries: dict[str, Any], run: RunDir) -> dict[str, Any]:
         state = "running"  # it was ended between two sets
     seconds = sum(entry.get("seconds", 0.0) for entry in own)
     text = f"done, {seconds:,.0f} s" if state == "complete" else _MARKS.get(state, "-")
+    if not own and (parts := _shards(stage, manifest)):
+        state, text = "running", f"{sum(parts.values())} of {len(parts)} shards"
     tokens = sum(entry.get("tokens", {}).get("generated", 0) for entry in own)
     return {"status": state, "text": text, "seconds": seconds, "tokens": tokens}
 
 
-def _working(run: RunDir) -> dict[str, Any] | None:
+def _shards(stage: str, manifest: Path) -> dict[int, bool]:
+    """Whether each shard of a stage is done; empty where it was not dealt out."""
+    done: dict[int, bool] = {}
+    for shard, file in Shard.found(manifest).items():
+        own = [entry for name, entry in read_manifest(file).items() if name.split()[0] == stage]
+        if own:
+            done = dict.fromkeys(range(1, shard.count + 1), False) | done
+            done[shard.index] = all(entry.get("status") == "complete" for entry in own)
+    return done
+
+
+def _working(file: Path) -> dict[str, Any] | None:
     """What `progress.json` tells, and its age in seconds, where the process that wrote it lives.
 
     Of another host that is not known. The file may go at any moment: its stage is done then.
     """
     try:
-        told: dict[str, Any] = orjson.loads(run.progress.read_bytes())
-        told["age"] = round(time.time() - run.progress.stat().st_mtime, 1)
+        told: dict[str, Any] = orjson.loads(file.read_bytes())
+        told["age"] = round(time.time() - file.stat().st_mtime, 1)
         if told["host"] == socket.gethostname():
             os.kill(told["process"], 0)
     except (FileNotFoundError, ProcessLookupError):
@@ -77,7 +93,7 @@ def _working(run: RunDir) -> dict[str, Any] | None:
     except PermissionError:  # it lives, as somebody else's
         return told
     except (ValueError, KeyError, TypeError):
-        raise DataError("not the progress of a stage", path=run.progress, remedy="Remove the file.") from None
+        raise DataError("not the progress of a stage", path=file, remedy="Remove the file.") from None
     return told
 
 

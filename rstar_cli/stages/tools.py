@@ -27,29 +27,33 @@ class Tools:
         sandbox: runs them.
         grader: compares answers.
         scorer: the PRM; None where none is used.
-        failed: why, by id, of problems that were given up, since the policy refuses what they ask.
+        flow: how the time of all searches went.
+        failed: why, by id, of problems that were given up, since the policy refuses what they ask; None: that is an
+            error, and ends all.
     """
 
     policy: Policy
     sandbox: StepExecutor
     grader: AnswerGrader
     scorer: StepScorer | None = None
-    failed: dict[str, str] = field(default_factory=dict)
+    flow: Flow = field(default_factory=Flow)
+    failed: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Have a PRM with another tokenizer than the policy's tokenise steps itself."""
         if self.scorer is not None and self.scorer.info.tokenizer != self.policy.info.tokenizer:
             object.__setattr__(self, "scorer", Retokenized(self.scorer))
 
-    def driver(
-        self, grade: GradeMany[KeyT], more: Callable[[], bool] = lambda: True, flow: Flow | None = None
-    ) -> Driver[KeyT]:
+    def driver(self, grade: GradeMany[KeyT], more: Callable[[], bool] = lambda: True) -> Driver[KeyT]:
         """A driver of searches with these parts. Their keys are ids of problems, or begin with one."""
+        failed = self.failed
+        if failed is None:
+            return Driver(self.policy, self.sandbox, grade, self.scorer, more, self.flow)
 
         def give_up(key: KeyT, error: RstarError) -> None:
-            self.failed[str(key[0] if isinstance(key, tuple) else key)] = str(error)
+            failed[str(key[0] if isinstance(key, tuple) else key)] = str(error)
 
-        return Driver(self.policy, self.sandbox, grade, self.scorer, more, flow, give_up)
+        return Driver(self.policy, self.sandbox, grade, self.scorer, more, self.flow, give_up)
 
     def forget(self, tree: Tree) -> None:
         """Free a search that is over and was read: what models and sandbox keep of it, and the tree itself."""

@@ -14,8 +14,8 @@ from rstar_cli.errors import DataError, UsageError
 from rstar_cli.extract import Trajectory, choose, pair_rows, sft_rows, solution, step_label_rows, trajectories
 from rstar_cli.grader import Grader
 from rstar_cli.journal import Journal
-from rstar_cli.jsonl import dump, read_rows, read_unique, replacing
-from rstar_cli.layout import RoundDir, RunDir
+from rstar_cli.jsonl import dump, read_unique, replacing
+from rstar_cli.layout import RunDir
 from rstar_cli.options import VerifyPlace
 from rstar_cli.problems.genuine import is_genuine
 from rstar_cli.progress import StageProgress
@@ -40,26 +40,34 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
     refuse_without(place.skip_bad_lines, None, "--input")
     if place.round < 1:
         raise UsageError("round 0 has no trees to verify", remedy="Give --round 1 or later.")
-    files = run.round(place.round)
-    with run.locked("verify", place.round):
-        return _of_round(config, run, files)
+    with run.locked("verify", place.round, place.part):
+        return _of_round(place, config, run)
 
 
-def _of_round(config: VerifyConfig, run: RunDir, files: RoundDir) -> Summary:
-    number = files.number
+def _of_round(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
+    number, part = place.round, place.part
+    files = run.round(number)
     run.require(files.trees, "generate", number)
     problems = {p.id: p for p in read_unique(run.require(files.problems, "generate", number), Problem, "id")}
     outputs = [files.solutions, files.sft, files.pairs, files.step_labels]
     inputs = {"problems": files.problems, "trees": files.trees}
-    record = StageRecord(files.manifest, "verify", config.identity(), inputs, outputs)
-    summary = Summary(f"verify round {number}", files=outputs)
-    summary.next_command = run.command("train-policy", number)
+    record = StageRecord(files.manifest, "verify", config.identity(), inputs, outputs, shard=part)
+    summary = Summary(f"verify {place.which}", files=record.outputs)
+    summary.next_command = run.command("merge" if part else "train-policy", number)
     if record.is_complete():
         return record.told_again(summary)
     record.begin()
-    with Journal(partial(files.solutions)) as journal:
-        seconds = _run_again(files, problems, config, journal, record)
-        counts = _write(files, outputs, problems, config, journal)
+
+    def trees() -> Iterator[Tree]:
+        rows = read_unique(files.trees, Tree, "problem_id")
+        return part.of(rows) if part else rows
+
+    with Journal(partial(record.outputs[0])) as journal:
+        total = len(list(part.of(problems))) if part else len(problems)
+        with StageProgress(summary.stage, total, done=len(journal.done), file=record.progress) as progress:
+            _run_again(trees(), problems, config, journal, record, progress)
+            seconds = progress.seconds
+        counts = _write(trees(), problems, config, journal, record.outputs)
         _tell(summary, counts, seconds)
         record.complete(counts)
         journal.discard()
@@ -67,20 +75,19 @@ def _of_round(config: VerifyConfig, run: RunDir, files: RoundDir) -> Summary:
 
 
 def _run_again(
-    files: RoundDir, problems: dict[str, Problem], config: VerifyConfig, journal: Journal, record: StageRecord
-) -> float:
-    """Verify what is not in the journal yet; returns the seconds that it took."""
+    trees: Iterator[Tree],
+    problems: dict[str, Problem],
+    config: VerifyConfig,
+    journal: Journal,
+    record: StageRecord,
+    progress: StageProgress,
+) -> None:
+    """Verify the trees that are not in the journal yet."""
     gold = {p.id: p.answer for p in problems.values()}
+    before = len(journal.done)
     counts: Counter[str] = Counter()
-    with ExitStack() as stack:
-        sandbox = stack.enter_context(open_sandbox(config))
-        grader = stack.enter_context(open_grader(config))
-        before = len(journal.done)
-        title = f"verify round {files.number}"
-        progress = stack.enter_context(StageProgress(title, len(gold), done=before, file=record.progress))
-        stack.enter_context(interrupts.finishing("the programs under way"))
-        trees = read_unique(files.trees, Tree, "problem_id")
-        todo = (tree for tree in trees if tree.problem_id not in journal.done)
+    todo = (tree for tree in trees if tree.problem_id not in journal.done)
+    with open_sandbox(config) as sandbox, open_grader(config) as grader, interrupts.finishing("the programs under way"):
         for tree, found in verified(interrupts.until_asked(todo), gold, sandbox, grader):
             journal.append(VerifiedRow(problem_id=tree.problem_id, solutions=tuple(found)))
             record.tick()
@@ -92,21 +99,21 @@ def _run_again(
                 f"{counts['solved'] / counts['problems']:.0%} solved",
                 progress.rate(counts["solutions"], "exec"),
             )
-        seconds = progress.seconds
-    if interrupts.asked():
-        record.interrupted({})
-        interrupts.end()
-    return seconds
+    record.end_if_interrupted({})
 
 
 def _write(
-    files: RoundDir, outputs: Sequence[Path], problems: dict[str, Problem], config: VerifyConfig, journal: Journal
+    trees: Iterable[Tree],
+    problems: dict[str, Problem],
+    config: VerifyConfig,
+    journal: Journal,
+    outputs: Sequence[Path],
 ) -> Counter[str]:
     """Write what the journal holds, in the order of the trees, and what there is to train on; returns the counts."""
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
         write = [stack.enter_context(replacing(path)) for path in outputs]
-        for tree in read_rows(files.trees, Tree):
+        for tree in trees:
             found = VerifiedRow.model_validate_json(journal.read(tree.problem_id)).solutions
             solutions = choose(tree, list(found), config.top, config.min_likelihood)
             kept = sft_rows(tree, solutions)

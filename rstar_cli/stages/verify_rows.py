@@ -42,7 +42,7 @@ ItemT = TypeVar("ItemT")
 
 def verify_rows(place: VerifyPlace, config: VerifyConfig) -> Summary:
     """Check the rows of `--input` and write them to `--output`, all their fields kept."""
-    refuse_run_flags("verify", run=place.run)
+    refuse_run_flags("verify", run=place.run, shard=place.shard)
     if place.input is None or place.output is None:
         raise UsageError("--input and --output go together", remedy="Give both, or neither and a --run.")
     if place.input != "-" and Path(place.input).resolve() == Path(place.output).resolve():

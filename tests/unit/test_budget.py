@@ -13,7 +13,7 @@ from rstar_cli.problems.synthetic import make_problems
 from rstar_cli.prompts import render_prompt
 from rstar_cli.records import Tree
 from rstar_cli.stages.budget import Budget
-from rstar_cli.stages.generate import search_problems
+from rstar_cli.stages.searching import search_problems
 from rstar_cli.stages.tools import Tools
 from tests.helpers import LineExecutor
 
@@ -67,7 +67,6 @@ class Searched:
     def __init__(self, **settings: object) -> None:
         self.problems = make_problems(20, 3, (1, 2))
         self.config = GenerateConfig(**{"rollouts": 6, "in_flight": 4, **settings})  # type: ignore[arg-type]
-        self.gold = {problem.id: problem.answer for problem in self.problems}
         self.policy = ScriptedPolicy({render_prompt(p.problem): p.answer for p in self.problems})
         self.budget = Budget(self.config, len(self.problems))
         self.spent_at: list[int] = []
@@ -80,7 +79,7 @@ class Searched:
     def run(self) -> list[Tree]:
         with Grader() as grader:
             tools = Tools(self.policy, LineExecutor(), grader)
-            return list(search_problems(self.problems, tools, self.gold, self.config, 0, 1, self.stop, self.budget))
+            return list(search_problems(self.problems, tools, self.config, self.stop, seed=1, budget=self.budget))
 
 
 def test_nothing_is_spent_after_the_word() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rstar_cli.metrics import (
     accuracy,
-    accuracy_by_level,
+    accuracy_by_group,
     best_of,
     estimate,
     paired_gain,
@@ -52,13 +52,13 @@ def test_nothing_tried_nothing_known() -> None:
 
 def test_levels_are_in_order() -> None:
     rows = [(3, True), (1, False), (3, False), (None, True), (1, True), (10, True)]
-    by_level = accuracy_by_level(rows)
+    by_level = accuracy_by_group(rows)
     assert list(by_level) == ["1", "3", "10"]
     assert by_level["3"]["accuracy"] == 0.5
 
 
 def test_levels_take_shares() -> None:
-    by_level = accuracy_by_level([(2, 0.25), (2, 0.75), (5, 1.0)])
+    by_level = accuracy_by_group([(2, 0.25), (2, 0.75), (5, 1.0)])
     assert by_level["2"]["accuracy"] == 0.5
     assert by_level["5"] == accuracy([True])
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rstar_cli.errors import DataError
 from rstar_cli.layout import RunDir, write_bytes, write_manifest
-from rstar_cli.metrics import accuracy, accuracy_by_level
+from rstar_cli.metrics import accuracy, accuracy_by_group
 from rstar_cli.report import CLAIMS, collect, curve_table, draw_curve, write_report
 
 RECIPE = """
@@ -27,7 +27,7 @@ seed = 7
 def figures(right: int, n: int = 200) -> dict[str, Any]:
     """Figures as `evaluate` writes them, with keys that a report leaves out."""
     outcomes = [True] * right + [False] * (n - right)
-    by_level = accuracy_by_level((1 + place % 2, value) for place, value in enumerate(outcomes))
+    by_level = accuracy_by_group((1 + place % 2, value) for place, value in enumerate(outcomes))
     return {**accuracy(outcomes), "by_level": by_level, "verdicts": {"correct": right}, "tokens": 12345}
 
 

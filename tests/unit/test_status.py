@@ -65,15 +65,15 @@ def test_a_stage_at_work_tells_how_far_it_is(run: RunDir) -> None:
     record = StageRecord(run.round(1).manifest, "generate", {}, {}, [run.round(1).trees])
     assert record.progress == run.progress
     with StageProgress("generate round 1", 40, done=3, console=Console(file=io.StringIO()), file=record.progress) as at:
-        assert status(run).data["at_work"]["done"] == 3
+        assert status(run).data["at_work"][0]["done"] == 3
         at._written = 0.0  # as two seconds later
         at.update(20, "61% solved")
         told = status(run)
         assert told.notes == ["at work: generate round 1: 20 of 40  61% solved  left 0 s"]
         assert told.next_command is None
-        assert told.data["at_work"]["process"] == os.getpid()
+        assert told.data["at_work"][0]["process"] == os.getpid()
     assert not run.progress.exists()
-    assert status(run).data["at_work"] is None
+    assert status(run).data["at_work"] == []
 
 
 def test_the_dead_and_the_silent(run: RunDir) -> None:
@@ -82,7 +82,7 @@ def test_the_dead_and_the_silent(run: RunDir) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     write_bytes(run.progress, orjson.dumps(left | {"process": gone.pid}))
-    assert status(run).data["at_work"] is None, "its process was killed"
+    assert status(run).data["at_work"] == [], "its process was killed"
     write_bytes(run.progress, orjson.dumps(left | {"host": "elsewhere", "process": gone.pid}))
     assert "last heard of" not in status(run).notes[0]
     old = time.time() - 600
