@@ -157,8 +157,6 @@ def _benchmark(
     """What is asked for on a benchmark or a file of problems; its bad lines are told in the summary."""
     name = eval_name(source)
     with ExitStack() as stack:
-        if place.skip_bad_lines:
-            make_folder(folder)
         aside = open_aside(stack, place.skip_bad_lines, folder / f"{name}.quarantine.jsonl")
         problems = read_source(source, place.limit, aside)
     summary.notes, summary.partial = notes(aside), bool(counted(aside))
