@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -41,6 +43,10 @@ class Report:
     to: str
     name: str
     folder: Path
+
+
+FULL = 1 << 20
+"""Bytes that are free on a disk that is as good as full."""
 
 
 def check_reporter(package: str) -> None:
@@ -176,11 +182,14 @@ class Planned(ABC):
         from safetensors import SafetensorError
 
         save: Any = super()
+        trainer: Any = self
         try:
             save._save_checkpoint(*what)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch tells of a full disk by a RuntimeError
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch tells of a full disk by an odd RuntimeError
+            full = shutil.disk_usage(Path(trainer.args.output_dir).parent).free < FULL
+            why = os.strerror(errno.ENOSPC) if full else str(error)
             raise StorageError(
-                f"the state of the training can't be saved: {error}", remedy="Free space, or raise --save-minutes."
+                f"the state of the training can't be saved: {why}", remedy="Free space, or raise --save-minutes."
             ) from error
 
     def create_model_card(self, *_: object, **__: object) -> None:  # noqa: B027
