@@ -65,6 +65,8 @@ def load(
         SetupError: model or device are not to be had, or weights are missing.
     """
     place = choose_device(device)
+    if dtype == "4bit":
+        four_bits(place)  # refuses a machine that can't
     check_files(model)
     if place == "cpu":
         leave_one_core()

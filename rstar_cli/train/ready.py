@@ -11,6 +11,7 @@ from rstar_cli.config import TrainConfig
 from rstar_cli.errors import MemoryFullError
 from rstar_cli.packages import require
 from rstar_cli.ranks import world_size
+from rstar_cli.train.machine import find_machine
 from rstar_cli.train.plan_trainer import check_reporter
 
 logger = logging.getLogger(__name__)
@@ -22,10 +23,11 @@ def check_packages(config: TrainConfig) -> None:
     """Look for what a training needs, before anything is loaded.
 
     Raises:
-        SetupError: a package is not there.
+        SetupError: a package or the device is not there.
     """
     check_reporter(config.report_to)
     require("training", "torch", "transformers", "datasets", "trl", *(["peft"] if config.lora_rank else []))
+    find_machine(config.device, config.dtype)
 
 
 def on_smaller_batch(train: Callable[[ConfigT], ReportT], config: ConfigT) -> tuple[ReportT, dict[str, int]]:
