@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -202,8 +201,23 @@ def init(
     recipe: Annotated[
         Path | None, typer.Option(help="Recipe file, or easy-to-hard; the embedded model's where absent.")
     ] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print a JSON Schema of recipes instead, for editors.")
+    ] = False,
 ) -> None:
-    """Make a run from a recipe. A stage makes one from the default recipe by itself where there is none."""
+    """Make a run from a recipe. A stage makes one from the default recipe by itself where there is none.
+
+    [dim]rstar init --run runs/mine --recipe my.toml[/dim]
+
+    [dim]rstar init --schema > recipe.schema.json[/dim]    then "#:schema ./recipe.schema.json" heads the recipe
+    """
+    if schema:
+        import json
+
+        from rstar_cli.recipe import schema as recipe_schema
+
+        typer.echo(json.dumps(recipe_schema(), indent=2))
+        return
     made = RunDir.create(run or default_run(), recipe)
     note(f"The run's recipe is {made.root / 'recipe.toml'}\nnext: {made.command('generate', 1)}")
 
