@@ -53,7 +53,11 @@ class _Figures(_Accuracy):
     """Figures of one method on one set."""
 
     by_level: dict[str, _Accuracy]
+    by_subject: dict[str, _Accuracy] | None = None
     tokens: int
+    tokens_per_solved: float | None = None
+    by_n: dict[str, _Accuracy] | None = None
+    theory: dict[str, float] | None = None
 
 
 _METHODS = TypeAdapter(dict[str, _Figures])
@@ -65,10 +69,10 @@ def collect(run: RunDir) -> dict[str, Any]:
     Returns:
         `run` {base, seed}; `sets`, the names of the evaluated sets, the main one first, empty before the first
         evaluation; `rounds`, in order, each
-        {round, eval {set: {method: {accuracy, ci95, n, by_level, tokens}}}, prm, counts, contaminated}, the last three
-        where the round has them: its PRM's accuracy on held-out pairs, `all` and by kind of pair, how many problems,
-        solutions and training rows it made, and on how many problems of evaluation sets it trained; `claims`, see
-        `CLAIMS`.
+        {round, eval {set: {method: {accuracy, ci95, n, by_level, tokens, and what else `stages.figures` tells but the
+        verdicts}}}, prm, counts, contaminated}, the last three where the round has them: its PRM's accuracy on held-out
+        pairs, `all` and by kind of pair, how many problems, solutions and training rows it made, and on how many
+        problems of evaluation sets it trained; `claims`, see `CLAIMS`.
 
     Raises:
         DataError: a file of figures is damaged.
@@ -134,7 +138,7 @@ def _figures(path: Path) -> dict[str, Any]:
             field=field,
             remedy="Remove the file and evaluate again.",
         ) from None
-    return {method: figures.model_dump(mode="json") for method, figures in methods.items()}
+    return {method: figures.model_dump(mode="json", exclude_unset=True) for method, figures in methods.items()}
 
 
 def _training(folder: RoundDir) -> dict[str, Any]:
