@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
+import shlex
 import sys
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rstar_cli import __version__
+from rstar_cli import __version__, interrupts
 from rstar_cli.cli_bench import bench_app
 from rstar_cli.config import (
     EvaluateConfig,
@@ -51,6 +50,10 @@ app = typer.Typer(
 problems_app = typer.Typer(no_args_is_help=True, help="Make, import and list problems.")
 app.add_typer(problems_app, name="problems", rich_help_panel="Around the rounds")
 app.add_typer(bench_app, name="bench", rich_help_panel="Around the rounds")
+
+
+UNREAD = 141
+"""Exit code where whoever read our output has left (`| head`): as a shell tells of SIGPIPE."""
 
 
 def _version(wanted: bool) -> None:
@@ -343,7 +346,7 @@ def _open(
 
 def _show(place: Place, summary: Summary) -> None:
     show(place, summary)
-    if summary.partial:
+    if summary.partial or summary.failed:
         raise typer.Exit(7)
 
 
@@ -352,8 +355,9 @@ def _refuse_two_streams(place: Place, output: str | None) -> None:
         raise UsageError("--json and --output - both want stdout", remedy="Give one of them.")
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(143)
+def _farewell() -> None:
+    command = shlex.join(["rstar", *sys.argv[1:]])
+    note(f"interrupted; what was finished is kept. To go on: {command}")
 
 
 def main() -> None:
@@ -361,15 +365,31 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]  # it may stand anywhere
-    signal.signal(signal.SIGTERM, _terminated)
+    interrupts.install(_farewell)
+    try:
+        code = _run(debug)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = UNREAD
+    if code == UNREAD:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):  # what is still in their buffers
+            os.dup2(nowhere, stream)
+    sys.exit(code)
+
+
+def _run(debug: bool) -> int | str | None:
+    """Run the command line; its exit code."""
     try:
         app()
     except RstarError as error:
-        sys.exit(_fail(error, debug))
+        return _fail(error, debug)
     except SystemExit as end:
-        if end.code in (130, 143):
-            note("interrupted; what was finished is kept. Run the same command again to go on.")
-        raise
+        if interrupts.asked():  # it may have come to its end nonetheless: whoever asked wants nothing more to follow
+            _farewell()
+            return interrupts.exit_code()
+        return UNREAD if end.code == 1 else end.code  # so Typer and Rich end it then, and nothing else does
+    return 0
 
 
 def _fail(error: RstarError, debug: bool) -> int:

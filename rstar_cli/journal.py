@@ -83,6 +83,16 @@ class Journal:
                 os.fsync(self._fd)
                 self._synced = time.monotonic()
 
+    def read(self, name: str) -> bytes:
+        """The line of a row that is in the file.
+
+        Raises:
+            StorageError: the file can't be read.
+        """
+        offset, length = self._rows[name]
+        with storage_errors(self.path, "read"):
+            return os.pread(self._fd, length, offset)
+
     def finish(self, order: Sequence[str], path: Path | str) -> Digest:
         """Write the rows of `order`, in that order, to the final file; then remove the partial one and close.
 
@@ -98,15 +108,17 @@ class Journal:
         sha = hashlib.sha256()
         with replacing(path) as write:
             for name in order:
-                offset, length = self._rows[name]
-                with storage_errors(self.path, "read"):
-                    line = os.pread(self._fd, length, offset)
+                line = self.read(name)
                 sha.update(line)
                 write(line)
+        self.discard()
+        return Digest(sha.hexdigest(), len(order))
+
+    def discard(self) -> None:
+        """Close the file and remove it: what it held stands elsewhere."""
         self.close()
         with storage_errors(self.path, "remove"):
             self.path.unlink()
-        return Digest(sha.hexdigest(), len(order))
 
     def close(self) -> None:
         """Sync to the disk and close; the partial file stays. May be called twice."""

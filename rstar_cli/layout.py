@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,7 +15,10 @@ import orjson
 
 from rstar_cli.errors import ConfigMismatchError, DataError, MissingArtifactError, StorageError
 from rstar_cli.jsonl import replacing
+from rstar_cli.locks import held
+from rstar_cli.ranks import is_main
 from rstar_cli.recipe import Recipe, load_recipe
+from rstar_cli.shards import Shard
 
 EMBEDDED = "embedded"
 """Name of the packaged tiny model."""
@@ -202,6 +206,28 @@ class RunDir:
     def command(self, stage: str, number: int) -> str:
         """The command that runs a stage of a round of this run, for messages."""
         return f"rstar {stage} --round {number} --run {self.root}"
+
+    @contextmanager
+    def locked(self, stage: str, number: int | None = None, shard: Shard | None = None) -> Iterator[None]:
+        """Be the only one at a stage of a round (of several processes that train together the main one asks).
+
+        Args:
+            stage: its name.
+            number: the round; None: it is not of one.
+            shard: the part of it; None: all.
+
+        Raises:
+            LockedError: another process is at it; names that process and its host.
+        """
+        if not is_main():
+            yield
+            return
+        of_round = f"{ROUND_FOLDER}{number}." if number is not None else ""
+        file = self.root / f".{of_round}{stage}.lock"
+        part = "" if shard is None else f", shard {shard},"
+        what = f"{stage} of {'' if number is None else f'round {number}{part} of '}{self.root}"
+        with held(shard.path(file) if shard else file, what):
+            yield
 
     def require(self, path: Path, stage: str, number: int) -> Path:
         """The path, if it is there.

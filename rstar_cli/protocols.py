@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
+from rstar_cli.errors import RstarError
 from rstar_cli.records import ExecutionStatus, Verdict
 
 Finish = Literal["stop", "eos", "length"]
@@ -136,8 +137,11 @@ class Policy(Protocol):
     def submit(self, ticket: int, request: SampleRequest) -> None:
         """Take a request in; `poll` gives its samples under this ticket."""
 
-    def poll(self) -> list[tuple[int, list[Sample]]]:
-        """Work until a request is answered; (ticket, its n samples) of those that are. Empty: nothing is asked."""
+    def poll(self) -> Sequence[tuple[int, list[Sample] | RstarError]]:
+        """Work until a request is answered; (ticket, its n samples) of those that are. Empty: nothing is asked.
+
+        In place of samples stands the error of a request that is refused, where others may well be answered.
+        """
 
     def count_tokens(self, segment: Segment) -> int:
         """Tokens of a segment, as the model reads it."""

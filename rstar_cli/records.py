@@ -172,6 +172,13 @@ class SolutionRow(Row):
     choice: Choice = Choice.NOT_RIGHT
 
 
+class VerifiedRow(Row):
+    """A row of verify's journal: a problem's finished trajectories, before any is chosen to train on."""
+
+    problem_id: str
+    solutions: tuple[SolutionRow, ...]
+
+
 class RowSegment(Row):
     """A stretch of text that is tokenised by itself: a prompt, a step, or what the interpreter printed (`output`)."""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rstar_cli import interrupts
 from rstar_cli.config import (
     EvaluateConfig,
     EvolveConfig,
@@ -55,7 +56,13 @@ def evolve(run: RunDir, config: EvolveConfig, tell: Callable[[Summary], None]) -
 
     Raises:
         UsageError: a plateau is to be watched and the recipe has no validation set.
+        LockedError: another process runs the loop on this run.
     """
+    with run.locked("evolve"):
+        return _loop(run, config, tell)
+
+
+def _loop(run: RunDir, config: EvolveConfig, tell: Callable[[Summary], None]) -> Outcome:
     validation = validation_set(run) if config.plateau else ""
     for number in range(config.rounds + 1):
         for stage in ("evaluate",) if number == 0 else ROUND:
@@ -64,6 +71,7 @@ def evolve(run: RunDir, config: EvolveConfig, tell: Callable[[Summary], None]) -
                 return Outcome("budget", budget.told)
             summary = run_stage(run, number, stage, budget.spent)
             tell(summary)
+            interrupts.end_if_asked()
             if summary.partial:
                 return Outcome("budget", budget.told)
         if config.plateau and rounds_without_gain(run, number, validation) >= config.plateau:

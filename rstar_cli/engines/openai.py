@@ -40,11 +40,14 @@ from rstar_cli.engines.openai_answers import (
 )
 from rstar_cli.engines.openai_dialect import Dialect, find_dialect, tokens_of
 from rstar_cli.engines.openai_http import ServerError, Servers, read_urls
-from rstar_cli.errors import SetupError
+from rstar_cli.errors import RstarError, SetupError
 from rstar_cli.protocols import EngineInfo, Finish, Sample, SampleRequest, Segment, TokenUsage
 
 _TOO_LONG = re.compile(r"context|too long|maximum (model )?length|max_model_len", re.IGNORECASE)
 """How servers say that prefix and new tokens do not fit."""
+
+_OF_ALL = (401, 403, 404)
+"""Statuses of a refusal that every request will meet: no key, no such model."""
 
 Answered = Future[list[Sample]]
 
@@ -128,8 +131,10 @@ class ServerPolicy:
         work: Coroutine[Any, Any, list[Sample]] = self._sample(request, self._homes[prompt])
         self._servers.start(work).add_done_callback(lambda done: self._answered.put((ticket, done)))
 
-    def poll(self) -> list[tuple[int, list[Sample]]]:
+    def poll(self) -> list[tuple[int, list[Sample] | RstarError]]:
         """Wait until a request is answered; (ticket, samples) of all that are. Empty: nothing is asked.
+
+        A request that the server refuses, for what it holds, has the error in place of samples.
 
         Raises:
             SetupError: a server failed for good.
@@ -142,7 +147,7 @@ class ServerPolicy:
                 done.append(self._answered.get_nowait())
         except Empty:
             self._open -= len(done)
-        return [(ticket, answered.result()) for ticket, answered in done]
+        return [(ticket, _samples_or_refusal(answered)) for ticket, answered in done]
 
     async def _sample(self, request: SampleRequest, home: int) -> list[Sample]:
         opening = self._table.text(request.opening)
@@ -209,6 +214,15 @@ class ServerPolicy:
         self._usage.generated += total
         self._usage.prefilled += max(0, int(usage.get("prompt_tokens") or 0) - int(cached))
         return samples if told else share_tokens(samples, opening, total)
+
+
+def _samples_or_refusal(answered: Answered) -> list[Sample] | RstarError:
+    try:
+        return answered.result()
+    except ServerError as error:
+        if not error.refused or error.status in _OF_ALL:
+            raise
+        return error
 
 
 def _nothing_new(text: str, finish: Finish) -> Sample:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Generic, TypeVar
 
+from rstar_cli.errors import RstarError
 from rstar_cli.protocols import ExecuteRequest, Grade, Policy, SampleRequest, ScoreRequest, StepExecutor, StepScorer
 from rstar_cli.search.grow import GradeRequest, MoreRequest, Question
 from rstar_cli.search.mcts import Search
@@ -28,6 +29,10 @@ GradeMany = Callable[[list[tuple[KeyT, str | None]]], list[Grade | None]]
 
 SCORE_SHARE = 0.1
 """Scoring waits until this share of the searches asks for it: a pass over few rows costs nearly that of many."""
+
+
+MOST_GIVEN_UP = 4
+"""Searches that may be given up while fewer have ended; beyond it the engine is at fault, not their problems."""
 
 
 COLLECT_EVERY = 50_000
@@ -99,6 +104,7 @@ class Driver(Generic[KeyT]):
         scorer: values steps, in the caller's thread; needed where searches ask for it.
         more: whether an unsolved problem may have more rollouts.
         flow: is kept up to date.
+        give_up: is told of a search that ends because the policy refuses what it asks, and why; None: that ends all.
     """
 
     def __init__(
@@ -109,8 +115,11 @@ class Driver(Generic[KeyT]):
         scorer: StepScorer | None = None,
         more: Callable[[], bool] = lambda: True,
         flow: Flow | None = None,
+        give_up: Callable[[KeyT, RstarError], None] | None = None,
     ) -> None:
         self.flow = flow or Flow()
+        self._give_up = give_up
+        self._given_up = self._ended = 0
         self._policy = policy
         self._executor = executor
         self._grade = grade
@@ -171,6 +180,7 @@ class Driver(Generic[KeyT]):
                 asked = live.search.send(self._more())
         except StopIteration as end:
             del self._alive[live]
+            self._ended += 1
             self._done.append((live.key, end.value))
             return
         questions: tuple[Question, ...] = asked if isinstance(asked, tuple) else (asked,)
@@ -195,10 +205,24 @@ class Driver(Generic[KeyT]):
 
     def _answer(self, asked: _Asked[KeyT], answer: Any) -> None:
         live = asked.live
+        if live not in self._alive:  # it was given up
+            return
         live.answers[asked.place] = answer
         live.missing -= 1
         if not live.missing:
             self._send(live, live.answers if live.several else answer)
+
+    def _refuse(self, live: _Live[KeyT], error: RstarError) -> None:
+        """End a search whose question the policy refuses; raise the error where that is no matter of its problem."""
+        if self._give_up is None:
+            raise error
+        if live in self._alive:
+            self._given_up += 1
+            if self._given_up > max(MOST_GIVEN_UP, self._ended):
+                raise error
+            del self._alive[live]
+            live.search.close()
+            self._give_up(live.key, error)
 
     def _answer_all(self, asked: list[_Asked[KeyT]], answers: list[Any]) -> None:
         for each, answer in zip(asked, answers, strict=True):
@@ -228,7 +252,11 @@ class Driver(Generic[KeyT]):
         sampled = self._policy.poll() if self._sampling else []
         self.flow.engine_seconds += time.monotonic() - begun
         for ticket, samples in sampled:
-            self._answer(self._sampling.pop(ticket), samples)
+            asked = self._sampling.pop(ticket)
+            if isinstance(samples, RstarError):
+                self._refuse(asked.live, samples)
+            else:
+                self._answer(asked, samples)
         patient = not sampled and not self._to_score
         finished = wait(self._running, timeout=None if patient else 0, return_when=FIRST_COMPLETED).done
         for future in finished:

@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rstar_cli import __version__
+from rstar_cli import __version__, interrupts
 from rstar_cli.adapters import STEPS
 from rstar_cli.config import EngineConfig, GradingConfig, SandboxConfig, SearchConfig
-from rstar_cli.errors import UsageError
+from rstar_cli.errors import ConfigMismatchError, UsageError
 from rstar_cli.grader import LENIENT, STRICT, Grader
 from rstar_cli.jsonl import digest
 from rstar_cli.layout import (
@@ -53,7 +53,8 @@ class Summary:
         files: what was written.
         next_command: the command that goes on from here; None at the end.
         notes: sentences that the user should read.
-        partial: done in part (exit code 7).
+        partial: done in part (exit code 7): the budget is spent, and a larger one goes on.
+        failed: why, by id, of problems that were given up; the rest is done (exit code 7, too).
         data: the figures as plain values, for `--json`.
         done_before: nothing was done now: it was there.
         headline: the outcome in a few words.
@@ -67,11 +68,20 @@ class Summary:
     next_command: str | None = None
     notes: list[str] = field(default_factory=list)
     partial: bool = False
+    failed: dict[str, str] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     done_before: bool = False
     headline: str = ""
     columns: tuple[str, ...] = ()
     tables: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
+
+
+def failures_told(failed: Mapping[str, str]) -> list[str]:
+    """A note that names problems that were given up, the first ones; none where there are none."""
+    if not failed:
+        return []
+    shown = "; ".join(f"{name}: {why}" for name, why in list(failed.items())[:3])
+    return [f"{len(failed)} problems were given up, the rest is done: {shown}{' ...' if len(failed) > 3 else ''}"]
 
 
 class StageRecord:
@@ -121,7 +131,7 @@ class StageRecord:
         """Whether the stage was done before from the same inputs and settings.
 
         Raises:
-            ConfigMismatchError: it was begun or done with others.
+            ConfigMismatchError: it was begun or done with others, or nobody knows with which.
         """
         if self._merged is not None and self._merged.is_complete():
             self._manifest, self.outputs = self._merged._manifest, self._merged.outputs
@@ -130,20 +140,28 @@ class StageRecord:
         first = self.outputs[0]
         begun = partial(first)
         left = [path for path in (first, begun) if path.exists() and (path == first or path.stat().st_size)]
-        if entry is None or not left:
+        if not left:
             return False
+        if entry is None:
+            raise ConfigMismatchError(
+                f"{left[0]} is there, and {self._manifest} does not tell what it was made with",
+                remedy=f"Restore the manifest, or remove {left[0]} to begin anew.",
+            )
         asked = {**self._entry["config"], **_flat(self._entry["inputs"])}
         before = {"config": {**entry.get("config", {}), **_flat(entry.get("inputs", {}))}}
         remedy = f"Use the settings and inputs it was begun with, or remove {left[0]} to do it again."
         check_unchanged(before, asked, f"{self._stage} in {self._manifest.parent}", remedy)
         if not all(path.exists() for path in self.outputs):  # each is complete or absent
             return False
-        if entry.get("status") != "complete" and self._told_by_rows:
+        if entry.get("status") != "complete":
+            if not self._told_by_rows:
+                return False
             self._take_over(entry)
             self.complete({"problems": digest(first).rows})
-            partial(first).unlink(missing_ok=True)
-            return True
-        return bool(entry.get("status") == "complete")
+            if self.progress is not None:
+                self.progress.unlink(missing_ok=True)  # of the process that was killed
+        partial(first).unlink(missing_ok=True)
+        return True
 
     def told_again(self, summary: Summary) -> Summary:
         """The summary of a stage that was done before, with what the manifest tells of it."""
@@ -196,6 +214,12 @@ class StageRecord:
     def stopped(self, tokens: Mapping[str, int]) -> None:
         """Record that the budget stopped the stage; a later call goes on."""
         self._note("stopped", tokens)
+
+    def end_if_interrupted(self, tokens: Mapping[str, int]) -> None:
+        """If a signal asked for it, record what this call has spent, and end the process; a later call goes on."""
+        if interrupts.asked():
+            self._note("running", tokens)
+            interrupts.end()
 
     def complete(self, counts: Mapping[str, Any], tokens: Mapping[str, int] | None = None) -> None:
         """Record that the stage is done, with counts, and each output's hash and number of rows."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
 
 from rstar_cli.config import SearchConfig
+from rstar_cli.interrupts import until_asked
 from rstar_cli.protocols import EngineInfo
 from rstar_cli.records import Problem, Row
 from rstar_cli.stages.common import open_grader, open_policy, open_sandbox, open_scorer
@@ -53,6 +54,10 @@ class Spent:
     executed: int = 0
     idle: float = 0.0
 
+    def since(self, before: Spent) -> dict[str, int]:
+        """Tokens since then, as manifests tell them."""
+        return {"generated": self.generated - before.generated, "prefilled": self.prefilled - before.prefilled}
+
 
 class Crew(Protocol):
     """Solves problems; a context manager."""
@@ -65,12 +70,16 @@ class Crew(Protocol):
     def spent(self) -> Spent:
         """So far, by all that was asked."""
 
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why, by id, of problems that were given up so far: the policy refuses what they ask."""
+
     def rows(self, solve: Solve[RowT], problems: Sequence[Problem], stop: Stopped) -> Iterator[RowT]:
         """Solve problems.
 
         Args:
             solve: how.
-            problems: which.
+            problems: which; no more of them are begun once a signal asks for the end.
             stop: once it says so nothing more is asked.
         """
 
@@ -84,12 +93,13 @@ class Here:
 
     Args:
         models: what to load.
+        giving_up: give a problem up that the policy refuses; else that is an error, and ends all.
 
     Attributes:
         tools: they, open.
     """
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, *, giving_up: bool = True) -> None:
         self._config, prm = models.config, models.prm
         config = self._config
         with ExitStack() as stack:
@@ -97,7 +107,7 @@ class Here:
             grader = stack.enter_context(open_grader(config))
             policy = stack.enter_context(closing(open_policy(config, models.policy, models.problems, models.few_shot)))
             scorer = stack.enter_context(closing(open_scorer(config, prm))) if prm is not None else None
-            self.tools = Tools(policy, self._sandbox, grader, scorer)
+            self.tools = Tools(policy, self._sandbox, grader, scorer, failed={} if giving_up else None)
             self._stack = stack.pop_all()
 
     @property
@@ -111,9 +121,14 @@ class Here:
         usage = self.tools.policy.usage
         return Spent(usage.generated, usage.prefilled, self._sandbox.counts.total(), self.tools.flow.idle)
 
+    @property
+    def failed(self) -> dict[str, str]:
+        """See `Crew`."""
+        return self.tools.failed if self.tools.failed is not None else {}
+
     def rows(self, solve: Solve[RowT], problems: Iterable[Problem], stop: Stopped) -> Iterator[RowT]:
         """See `Crew`."""
-        return solve(problems, self.tools, self._config, stop)
+        return solve(until_asked(problems), self.tools, self._config, stop)
 
     def __enter__(self) -> Self:
         return self

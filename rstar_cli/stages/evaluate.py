@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Container
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,16 @@ from typing import Any
 
 import orjson
 
+from rstar_cli import interrupts
 from rstar_cli.config import EvalSetConfig, EvaluateConfig
 from rstar_cli.errors import UsageError
 from rstar_cli.journal import Journal
 from rstar_cli.jsonl import read_rows
-from rstar_cli.layout import RunDir, write_bytes
+from rstar_cli.layout import RunDir, make_folder, write_bytes
+from rstar_cli.locks import held
 from rstar_cli.options import EvaluatePlace
 from rstar_cli.progress import StageProgress
-from rstar_cli.records import EvalRow, Problem, Verdict
+from rstar_cli.records import EvalRow, EvalSample, Problem, Verdict
 from rstar_cli.report import write_report
 from rstar_cli.search.sampling import derive_seed
 from rstar_cli.shards import Shard
@@ -26,6 +29,7 @@ from rstar_cli.stages.common import (
     StageRecord,
     Stop,
     Summary,
+    failures_told,
     few_shot_of,
     outside_prm,
     partial,
@@ -33,7 +37,7 @@ from rstar_cli.stages.common import (
 )
 from rstar_cli.stages.crew import Crew, Models, open_crew
 from rstar_cli.stages.figures import figures_of, kind_of
-from rstar_cli.stages.problem_sets import eval_name, eval_problems, read_source
+from rstar_cli.stages.problem_sets import content_of, eval_name, eval_problems, read_source
 from rstar_cli.stages.sample_log import LOG, write_log
 from rstar_cli.stages.solve import Solver, sample_solutions, search_solutions, solve_greedily
 
@@ -87,6 +91,11 @@ def evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir | None, s
     """
     if run is None:
         return _without_run(place, config)
+    with run.locked("evaluate", place.round, place.part):
+        return _of_round(place, config, run, stop)
+
+
+def _of_round(place: EvaluatePlace, config: EvaluateConfig, run: RunDir, stop: Stop | None) -> Summary:
     number, files = place.round, run.round(place.round)
     policy = run.policy_of(number)
     if number > 0:
@@ -132,7 +141,10 @@ def _without_run(place: EvaluatePlace, config: EvaluateConfig) -> Summary:
     problems = read_source(place.benchmark, place.limit)
     tasks = _tasks(eval_name(place.benchmark), problems, config, problems)
     summary = Summary("evaluate")
-    _evaluate(tasks, models, config, summary, None, log=place.log_samples)
+    make_folder(folder)
+    lock = folder / ".evaluate.lock"
+    with held(place.part.path(lock) if place.part else lock, f"the evaluations in {folder}"):
+        _evaluate(tasks, models, config, summary, None, log=place.log_samples)
     return summary
 
 
@@ -191,6 +203,7 @@ def _evaluate(
                     summary.next_command = None
                     summary.notes.append("The budget is spent; a larger one goes on from here.")
                     return
+                summary.failed |= crew.open().failed
             summary.files.append(rows)
             if found := list(read_rows(rows, EvalRow)):  # none: there are more shards than problems
                 figures = figures_of(task.kind, found)
@@ -199,8 +212,10 @@ def _evaluate(
                 _tell(summary, task, figures, record.seconds)
             if log:
                 write_log(rows, task.problems, found, config, crew.few_shot)
+            interrupts.end_if_asked()
         if log:
             summary.files.append(models.folder / LOG)
+    summary.notes += failures_told(summary.failed)
 
 
 def _record(task: _Task, models: _Models, config: EvaluateConfig) -> StageRecord:
@@ -217,9 +232,8 @@ def _record(task: _Task, models: _Models, config: EvaluateConfig) -> StageRecord
     if task.kind != "greedy":
         identity |= {"prm": models.prm_name, "seed": models.seed}
         inputs |= {"prm": Path(models.prm)} if models.prm else {}
-    ids = derive_seed(*(p.id for p in task.problems))  # which problems, as a number
     few_shot = few_shot_of(config, models.policy)
-    identity |= {"policy": models.policy_name, "few_shot": few_shot, "problems": [len(task.problems), ids]}
+    identity |= {"policy": models.policy_name, "few_shot": few_shot, "problems": content_of(task.problems)}
     there = {name: path for name, path in inputs.items() if path.is_dir()}
     rows = models.folder / f"{task.name}.{task.kind}.jsonl"
     return StageRecord(models.manifest, task.stage, identity, there, [rows], told_by_rows=True, shard=models.shard)
@@ -231,6 +245,7 @@ class _LazyCrew(ExitStack):
     def __init__(self, models: _Models, config: EvaluateConfig, problems: list[Problem]) -> None:
         super().__init__()
         self.few_shot = few_shot_of(config, models.policy)
+        self.samples = config.samples
         self._models = Models(config, models.policy, models.prm, self.few_shot, problems)
         self._crew: Crew | None = None
 
@@ -253,19 +268,23 @@ def _solve(
     crew = lazy.open()
     record.served_by(crew.info)
     before_it = crew.spent  # by the tasks before this one
+    crew.failed.clear()
 
     def spent() -> bool:
         now = crew.spent.generated
         record.tick(now - before_it.generated)
         return stop is not None and stop(now)  # the budget counts from the beginning of this call
 
-    title = task.stage + (f", shard {models.shard}" if models.shard else "")
+    title = f"{task.stage}, shard {models.shard}" if models.shard else task.stage
     problems = list(models.shard.of(task.problems)) if models.shard else task.problems
     with Journal(partial(output)) as journal:
         todo = [p for p in problems if p.id not in journal.done]
         before = len(problems) - len(todo)
         right = solved = 0
-        with StageProgress(title, len(problems), done=before, file=record.progress) as progress:
+        with (
+            StageProgress(title, len(problems), done=before, file=record.progress) as progress,
+            interrupts.finishing("the problems in flight"),
+        ):
             solve = functools.partial(task.solve, few_shot=lazy.few_shot, seed=models.seed)
             for row in crew.rows(solve, todo, spent):
                 journal.append(row)
@@ -276,17 +295,25 @@ def _solve(
                     f"{right / solved:.0%} {'right' if task.kind == 'greedy' else 'reached'}",
                     progress.rate(crew.spent.generated - before_it.generated, "tok"),
                 )
-        now = crew.spent
-        tokens = {
-            "generated": now.generated - before_it.generated,
-            "prefilled": now.prefilled - before_it.prefilled,
-        }
+        solved += _give_up(todo, crew.failed, lazy.samples if task.kind == "samples" else 1, journal)
+        tokens = crew.spent.since(before_it)
         if solved < len(todo):
+            record.end_if_interrupted(tokens)
             record.stopped(tokens)
             return False
         journal.finish([p.id for p in problems], output)
-    record.complete({"problems": len(problems)}, tokens)
+    failed = {"failed": dict(crew.failed)} if crew.failed else {}
+    record.complete({"problems": len(problems), **failed}, tokens)
     return True
+
+
+def _give_up(problems: list[Problem], failed: Container[str], samples: int, journal: Journal) -> int:
+    """Write rows of the problems that the policy refuses, neither right nor wrong; how many they are."""
+    nothing = (EvalSample(answer=None, verdict=Verdict.ERROR, tokens=0, logprob=0.0),) * samples
+    given_up = [p for p in problems if p.id in failed]
+    for p in given_up:
+        journal.append(EvalRow(problem_id=p.id, level=p.level, subject=p.subject, tokens=0, samples=nothing))
+    return len(given_up)
 
 
 def write_figures(folder: Path, name: str, kind: str, figures: dict[str, dict[str, Any]]) -> None:

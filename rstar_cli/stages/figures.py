@@ -146,11 +146,17 @@ def _chosen(rows: Sequence[EvalRow], choose: Choose) -> Outcomes:
     """Outcomes of one answer a problem."""
     picked = [choose(row.samples) for row in rows]
     verdicts = [
-        row.samples[place].verdict if place is not None else Verdict.NO_ANSWER
+        row.samples[place].verdict if place is not None else _unanswered(row)
         for row, place in zip(rows, picked, strict=True)
     ]
     right = [float(verdict is Verdict.CORRECT) for verdict in verdicts]
     return Outcomes(right, [row.tokens for row in rows], verdicts, picked)
+
+
+def _unanswered(row: EvalRow) -> Verdict:
+    """The verdict where no solution has an answer: `error` where the problem was given up."""
+    given_up = row.samples and all(sample.verdict is Verdict.ERROR for sample in row.samples)
+    return Verdict.ERROR if given_up else Verdict.NO_ANSWER
 
 
 def _passed(rows: Sequence[EvalRow], k: int) -> Outcomes:

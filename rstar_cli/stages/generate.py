@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rstar_cli import interrupts
 from rstar_cli.config import GenerateConfig
 from rstar_cli.errors import UsageError
 from rstar_cli.journal import Journal
-from rstar_cli.layout import RunDir
+from rstar_cli.layout import RunDir, make_folder
+from rstar_cli.locks import held
 from rstar_cli.options import GeneratePlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.records import Problem
@@ -21,14 +23,15 @@ from rstar_cli.stages.common import (
     StageRecord,
     Stop,
     Summary,
+    failures_told,
     few_shot_of,
     outside_prm,
     partial,
     refuse_run_flags,
 )
 from rstar_cli.stages.contaminated import refuse_overlaps
-from rstar_cli.stages.crew import Models, open_crew
-from rstar_cli.stages.problem_sets import read_source, round_problems
+from rstar_cli.stages.crew import Models, Spent, open_crew
+from rstar_cli.stages.problem_sets import content_of, read_source, round_problems
 from rstar_cli.stages.searching import is_solved, search_problems
 
 FIRST_PRM_ROUND = 3
@@ -74,6 +77,11 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None, s
         )
     if place.round < 1:
         raise UsageError("round 0 is the base model: there is nothing to generate", remedy="Give --round 1 or later.")
+    with run.locked("generate", place.round, place.part):
+        return _on_round(place, config, run, stop)
+
+
+def _on_round(place: GeneratePlace, config: GenerateConfig, run: RunDir, stop: Stop | None) -> Summary:
     files = run.round(place.round)
     model, policy_name = policy_for(config, run, place.round)
     prm, prm_name = prm_for(config, run, place.round)
@@ -134,14 +142,15 @@ def _on_files(place: GeneratePlace, config: GenerateConfig) -> Summary:
     model = "embedded" if config.policy == "auto" else config.policy
     prm = outside_prm(config.prm)
     few_shot = few_shot_of(config, model)
-    ids = derive_seed(*(p.id for p in problems))  # which problems, as a number
     named = {"policy": model, "prm": prm or "none", "few_shot": few_shot}
-    identity = {**config.identity(), **named, "problems": [len(problems), ids]}
+    identity = {**config.identity(), **named, "problems": content_of(problems)}
     manifest = place.output.with_name(place.output.name + ".manifest.json")
     record = StageRecord(manifest, "generate", identity, {}, [place.output], told_by_rows=True, shard=place.part)
     part = list(place.part.of(problems)) if place.part else problems
     task = _Task(part, model, prm, few_shot, derive_seed(0, 1), record.outputs[0])
-    return _unless_done(task, config, record, Summary("generate", files=[*record.outputs, manifest]), None)
+    make_folder(task.output.parent)
+    with held(task.output.with_name(f".{task.output.name}.lock"), str(task.output)):
+        return _unless_done(task, config, record, Summary("generate", files=[*record.outputs, manifest]), None)
 
 
 def _unless_done(
@@ -156,6 +165,8 @@ def _unless_done(
         return record.told_again(summary)
     record.begin()
     figures = _search(task, config, record, summary.stage, stop)
+    summary.failed = figures.pop("failed")
+    summary.notes += failures_told(summary.failed)
     summary.figures = {
         **figures,
         "solved": f"{figures['solved']} of {figures['searched now']}",
@@ -166,6 +177,7 @@ def _unless_done(
     )
     counts = {name: figures[name] for name in ("problems", "searched now", "left", "solved", "engine idle")}
     counts |= {"contaminated": contaminated} if contaminated else {}
+    counts |= {"failed": summary.failed} if summary.failed else {}
     tokens = {"generated": figures["tokens generated"], "prefilled": figures["tokens prefilled"]}
     summary.data = counts
     if figures["stopped"]:
@@ -211,6 +223,7 @@ def _search(task: _Task, config: GenerateConfig, record: StageRecord, title: str
         own = budget if config.launcher == "local" else None  # an actor does not know what the others have spent
         solve = functools.partial(search_problems, few_shot=task.few_shot, seed=task.seed, budget=own)
         searched = solved = 0
+        stack.enter_context(interrupts.finishing("the searches in flight"))
         for row in crew.rows(solve, todo, spent):
             if stopped:  # what is in flight is dropped: a larger budget takes it up from its beginning
                 break
@@ -223,18 +236,27 @@ def _search(task: _Task, config: GenerateConfig, record: StageRecord, title: str
                 progress.rate(crew.spent.generated, "tok"),
                 f"{crew.spent.idle:.0%} idle",
             )
-        seconds, account = progress.seconds, crew.spent
+        seconds, account, failed = progress.seconds, crew.spent, crew.failed
+        if left := len(todo) - searched - len(failed):
+            record.end_if_interrupted(account.since(Spent()))
         if not stopped:
             journal.finish([p.id for p in task.problems if p.id in journal.done], task.output)
         return {
             "problems": len(task.problems),
             "searched now": searched,
-            "left": len(todo) - searched,
+            "left": left,
+            "failed": failed,
             "stopped": stopped,
             "solved": solved,
-            "tokens generated": account.generated,
-            "tokens prefilled": account.prefilled,
-            "code executions": account.executed,
-            "engine idle": round(account.idle, 3),
+            **_figures(account),
             "seconds": round(seconds, 1),
         }
+
+
+def _figures(account: Spent) -> dict[str, Any]:
+    return {
+        "tokens generated": account.generated,
+        "tokens prefilled": account.prefilled,
+        "code executions": account.executed,
+        "engine idle": round(account.idle, 3),
+    }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 from rstar_cli.config import EvalSetConfig, parse_levels
 from rstar_cli.contamination import Known
 from rstar_cli.errors import ConfigMismatchError, DataError, UsageError
-from rstar_cli.jsonl import dump, read_rows, write_rows
+from rstar_cli.jsonl import read_rows, write_rows
 from rstar_cli.layout import RunDir, make_folder
 from rstar_cli.records import Problem, Tree, Verdict
 from rstar_cli.search.sampling import derive_seed
@@ -26,6 +27,11 @@ def read_source(source: str, limit: int | None) -> list[Problem]:
     if not problems:
         raise DataError("holds no problem", path=source)
     return problems
+
+
+def content_of(problems: Sequence[Problem]) -> list[int]:
+    """How many problems, and a 64-bit number that tells what they ask and answer, in any order: for manifests."""
+    return [len(problems), derive_seed(*sorted(f"{p.id}\x1f{p.problem}\x1f{p.answer}" for p in problems))]
 
 
 def round_problems(run: RunDir, number: int, source: str | None, limit: int | None) -> list[Problem]:
@@ -47,7 +53,9 @@ def round_problems(run: RunDir, number: int, source: str | None, limit: int | No
     if source is None:
         _keep_pool(run)
     wanted = read_source(source, limit) if source else draw_problems(run, number)[:limit]
-    if kept is not None and [dump(p) for p in kept] != [dump(p) for p in wanted]:
+    if kept is not None and content_of(kept) == content_of(wanted):  # the order makes no difference
+        return kept
+    if kept is not None:
         begun = [p for p in (files.trees, files.trees.with_name("trees.jsonl.partial")) if p.exists()]
         if begun:
             raise ConfigMismatchError(

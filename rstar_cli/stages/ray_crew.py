@@ -17,6 +17,7 @@ from itertools import count
 from typing import Any, Self, cast
 
 from rstar_cli.errors import RstarError, SetupError
+from rstar_cli.interrupts import asked
 from rstar_cli.jsonl import dump
 from rstar_cli.protocols import EngineInfo
 from rstar_cli.records import Problem
@@ -57,7 +58,7 @@ class RstarActor:
 
     def __init__(self, models: Models) -> None:
         try:
-            self._here = Here(models)
+            self._here = Here(models, giving_up=False)
         except RstarError as error:  # Ray would tell of a dead actor and a traceback
             self._failure: RstarError | None = error
         else:
@@ -132,6 +133,11 @@ class RayCrew:
         return self._info
 
     @property
+    def failed(self) -> dict[str, str]:
+        """See `Crew`: an actor's errors end all."""
+        return {}
+
+    @property
     def spent(self) -> Spent:
         """See `Crew`; what a dead actor had in flight is not known."""
         told = list(self._spent.values())
@@ -174,7 +180,7 @@ class RayCrew:
             if name not in done:
                 done.add(name)
                 yield kind.model_validate_json(line)
-            if stop():
+            if stop() or asked():  # what is in flight elsewhere is dropped
                 return
         ray.kill(work)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from rstar_cli.config import GenerateConfig, SearchConfig, parse_escalation
-from rstar_cli.errors import UsageError
+from rstar_cli.errors import RstarError, UsageError
 from rstar_cli.protocols import AnswerGrader, Policy, ScoreRequest, Segment, StepExecutor, StepScorer
 from rstar_cli.search.beam import beam_search
 from rstar_cli.search.driver import Driver, Flow, GradeMany
@@ -28,6 +28,8 @@ class Tools:
         grader: compares answers.
         scorer: the PRM; None where none is used.
         flow: how the time of all searches went.
+        failed: why, by id, of problems that were given up, since the policy refuses what they ask; None: that is an
+            error, and ends all.
     """
 
     policy: Policy
@@ -35,6 +37,7 @@ class Tools:
     grader: AnswerGrader
     scorer: StepScorer | None = None
     flow: Flow = field(default_factory=Flow)
+    failed: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Have a PRM with another tokenizer than the policy's tokenise steps itself."""
@@ -42,8 +45,15 @@ class Tools:
             object.__setattr__(self, "scorer", Retokenized(self.scorer))
 
     def driver(self, grade: GradeMany[KeyT], more: Callable[[], bool] = lambda: True) -> Driver[KeyT]:
-        """A driver of searches with these parts."""
-        return Driver(self.policy, self.sandbox, grade, self.scorer, more, self.flow)
+        """A driver of searches with these parts. Their keys are ids of problems, or begin with one."""
+        failed = self.failed
+        if failed is None:
+            return Driver(self.policy, self.sandbox, grade, self.scorer, more, self.flow)
+
+        def give_up(key: KeyT, error: RstarError) -> None:
+            failed[str(key[0] if isinstance(key, tuple) else key)] = str(error)
+
+        return Driver(self.policy, self.sandbox, grade, self.scorer, more, self.flow, give_up)
 
     def forget(self, tree: Tree) -> None:
         """Free a search that is over and was read: what models and sandbox keep of it, and the tree itself."""

@@ -39,6 +39,11 @@ def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> S
         return _on_files(place, config)
     if place.round < 1:
         raise UsageError("round 0 is the base model: there is nothing to train", remedy="Give --round 1 or later.")
+    with run.locked("train-policy", place.round):
+        return _of_round(place, config, run)
+
+
+def _of_round(place: TrainPlace, config: TrainPolicyConfig, run: RunDir) -> Summary:
     rows_of, previous = policy_inputs(place, config, run)
     sources = {f"sft of round {n}": path for n, path in rows_of.items()}
     if previous is not None:

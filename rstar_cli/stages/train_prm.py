@@ -43,6 +43,11 @@ def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> 
             return summary
         draw_loss(output, prm.loss_unit(config))
         return pushed(summary, output, place)
+    with run.locked("train-prm", place.round):
+        return _of_round(place, config, run)
+
+
+def _of_round(place: TrainPlace, config: TrainPrmConfig, run: RunDir) -> Summary:
     files = run.round(place.round)
     sources, policy = prm_inputs(place, config, run)
     model = place.model or run.policy_name(place.round)

@@ -6,20 +6,23 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
+from pathlib import Path
 
+from rstar_cli import interrupts
 from rstar_cli.config import VerifyConfig
 from rstar_cli.errors import DataError, UsageError
 from rstar_cli.extract import Trajectory, choose, pair_rows, sft_rows, solution, step_label_rows, trajectories
 from rstar_cli.grader import Grader
+from rstar_cli.journal import Journal
 from rstar_cli.jsonl import dump, read_rows, replacing
 from rstar_cli.layout import RunDir
 from rstar_cli.options import VerifyPlace
 from rstar_cli.problems.genuine import is_genuine
 from rstar_cli.progress import StageProgress
 from rstar_cli.prompts import join_program, parse_step
-from rstar_cli.records import Problem, Row, SftRow, SolutionRow, Tree, Verdict
+from rstar_cli.records import Problem, Row, SftRow, SolutionRow, Tree, Verdict, VerifiedRow
 from rstar_cli.sandbox import Sandbox
-from rstar_cli.stages.common import StageRecord, Summary, open_grader, open_sandbox
+from rstar_cli.stages.common import StageRecord, Summary, open_grader, open_sandbox, partial
 
 CHUNK = 64
 """Trees verified together, so that the sandbox's processes all have work."""
@@ -35,29 +38,82 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
     """
     if place.round < 1:
         raise UsageError("round 0 has no trees to verify", remedy="Give --round 1 or later.")
-    files = run.round(place.round)
-    run.require(files.trees, "generate", place.round)
-    problems = {p.id: p for p in read_rows(run.require(files.problems, "generate", place.round), Problem)}
-    gold = {p.id: p.answer for p in problems.values()}
+    with run.locked("verify", place.round, place.part):
+        return _of_round(place, config, run)
+
+
+def _of_round(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
+    number, part = place.round, place.part
+    files = run.round(number)
+    run.require(files.trees, "generate", number)
+    problems = {p.id: p for p in read_rows(run.require(files.problems, "generate", number), Problem)}
     outputs = [files.solutions, files.sft, files.pairs, files.step_labels]
     inputs = {"problems": files.problems, "trees": files.trees}
-    part = place.part
     record = StageRecord(files.manifest, "verify", config.identity(), inputs, outputs, shard=part)
     summary = Summary(f"verify {place.which}", files=record.outputs)
-    summary.next_command = run.command("merge" if part else "train-policy", place.round)
+    summary.next_command = run.command("merge" if part else "train-policy", number)
     if record.is_complete():
         return record.told_again(summary)
     record.begin()
-    trees = read_rows(files.trees, Tree)
-    total = len(gold) if part is None else len(list(part.of(gold)))
+
+    def trees() -> Iterator[Tree]:
+        rows = read_rows(files.trees, Tree)
+        return part.of(rows) if part else rows
+
+    with Journal(partial(record.outputs[0])) as journal:
+        total = len(list(part.of(problems))) if part else len(problems)
+        with StageProgress(summary.stage, total, done=len(journal.done), file=record.progress) as progress:
+            _run_again(trees(), problems, config, journal, record, progress)
+            seconds = progress.seconds
+        counts = _write(trees(), problems, config, journal, record.outputs)
+        _tell(summary, counts, seconds)
+        record.complete(counts)
+        journal.discard()
+    return summary
+
+
+def _run_again(
+    trees: Iterator[Tree],
+    problems: dict[str, Problem],
+    config: VerifyConfig,
+    journal: Journal,
+    record: StageRecord,
+    progress: StageProgress,
+) -> None:
+    """Verify the trees that are not in the journal yet."""
+    gold = {p.id: p.answer for p in problems.values()}
+    before = len(journal.done)
+    counts: Counter[str] = Counter()
+    todo = (tree for tree in trees if tree.problem_id not in journal.done)
+    with open_sandbox(config) as sandbox, open_grader(config) as grader, interrupts.finishing("the programs under way"):
+        for tree, found in verified(interrupts.until_asked(todo), gold, sandbox, grader):
+            journal.append(VerifiedRow(problem_id=tree.problem_id, solutions=tuple(found)))
+            record.tick()
+            counts["problems"] += 1
+            counts["solutions"] += len(found)
+            counts["solved"] += any(s.verdict is Verdict.CORRECT for s in found)
+            progress.update(
+                before + counts["problems"],
+                f"{counts['solved'] / counts['problems']:.0%} solved",
+                progress.rate(counts["solutions"], "exec"),
+            )
+    record.end_if_interrupted({})
+
+
+def _write(
+    trees: Iterable[Tree],
+    problems: dict[str, Problem],
+    config: VerifyConfig,
+    journal: Journal,
+    outputs: Sequence[Path],
+) -> Counter[str]:
+    """Write what the journal holds, in the order of the trees, and what there is to train on; returns the counts."""
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
-        write = [stack.enter_context(replacing(path)) for path in record.outputs]
-        sandbox = stack.enter_context(open_sandbox(config))
-        grader = stack.enter_context(open_grader(config))
-        progress = stack.enter_context(StageProgress(summary.stage, total, file=record.progress))
-        for tree, found in verified(part.of(trees) if part else trees, gold, sandbox, grader):
-            solutions = choose(tree, found, config.top, config.min_likelihood)
+        write = [stack.enter_context(replacing(path)) for path in outputs]
+        for tree in trees:
+            found = VerifiedRow.model_validate_json(journal.read(tree.problem_id)).solutions
+            solutions = choose(tree, list(found), config.top, config.min_likelihood)
             kept = sft_rows(tree, solutions)
             rows: list[Sequence[Row]] = [
                 solutions,
@@ -74,15 +130,7 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
             counts.update(s.choice.value for s in solutions)
             counts["problems"] += 1
             counts["solved"] += any(s.verdict is Verdict.CORRECT for s in solutions)
-            progress.update(
-                counts["problems"],
-                f"{counts['solved'] / counts['problems']:.0%} solved",
-                progress.rate(counts["solutions"], "exec"),
-            )
-        seconds = progress.seconds
-    _tell(summary, counts, seconds)
-    record.complete(counts)
-    return summary
+    return counts
 
 
 def _tell(summary: Summary, counts: Counter[str], seconds: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from rstar_cli.adapters import STEPS, base_of, merge
-from rstar_cli.errors import LockedError, SetupError, StorageError
+from rstar_cli.errors import SetupError, StorageError
+from rstar_cli.locks import held
 from rstar_cli.ranks import is_main
 
 if TYPE_CHECKING:
@@ -168,6 +168,8 @@ SAVED = "saved"
 """In a workspace, the folder of a training's saved states (see `resume.py`)."""
 BESIDE = "beside"
 """In a workspace, the folder of files that go into the checkpoint beside the model: the training's log."""
+LOCK = "lock"
+"""In a workspace, the file that says who is at work in it."""
 
 
 @contextmanager
@@ -187,11 +189,9 @@ def workspace(output: Path) -> Iterator[Path]:
         return
     try:
         path.mkdir(parents=True, exist_ok=True)
-        held = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}", remedy="Give an --output that can be written.") from error
-    try:
-        _lock(held, path)
+    with held(path / LOCK, str(output)):
         try:
             yield path
         except BaseException:
@@ -199,15 +199,6 @@ def workspace(output: Path) -> Iterator[Path]:
                 shutil.rmtree(path, ignore_errors=True)
             raise
         shutil.rmtree(path, ignore_errors=True)
-    finally:
-        os.close(held)
-
-
-def _lock(folder: int, path: Path) -> None:
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise LockedError(f"another process is at work in {path}", remedy="Let it end, or stop it.") from None
 
 
 def save_checkpoint(

@@ -18,6 +18,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rstar_cli import interrupts
 from rstar_cli.adapters import STEPS
 from rstar_cli.config import TrainConfig
 from rstar_cli.errors import DataError, SetupError, UsageError
@@ -252,8 +253,12 @@ def fit(
         trainer = make_trainer(net, setup)
         with trainer.args.main_process_first(local=False):
             saves = Saves(work, _told(log, origin, config, data))
-        trainer.add_callback(keeper(saves, setup.scratch, config.save_minutes, held_out))
-        _train(trainer, log, saves)
+        keeps = keeper(saves, setup.scratch, config.save_minutes, held_out)
+        trainer.add_callback(keeps)
+        with interrupts.finishing("the update under way, and saving it", None):
+            _train(trainer, log, saves)
+        if keeps.interrupted:
+            interrupts.end()
     except torch.OutOfMemoryError as error:
         raise SetupError(
             f"out of memory on {machine.device}",

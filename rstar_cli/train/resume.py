@@ -17,11 +17,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rstar_cli.interrupts import asked
 from rstar_cli.jsonl import digest
 from rstar_cli.layout import write_bytes
 from rstar_cli.ranks import agree, is_main, wait
 from rstar_cli.train.batches import Update
-from rstar_cli.train.checkpoint import BESIDE, SAVED, sync
+from rstar_cli.train.checkpoint import BESIDE, LOCK, SAVED, sync
 
 SAVING_SHARE = 0.05
 """Share of the time that saving takes at most: a state has 12 bytes a parameter, 84 GB for 7B."""
@@ -61,7 +62,7 @@ class Saves:
         told = json.dumps(training, sort_keys=True).encode()
         same = name.exists() and name.read_bytes() == told
         for left in work.iterdir():
-            if not (same and left in (self._folder, name, work / BESIDE)):
+            if left.name != LOCK and not (same and left in (self._folder, name, work / BESIDE)):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         write_bytes(name, told)
 
@@ -123,6 +124,8 @@ def versions() -> dict[str, str]:
 def keeper(saves: Saves, scratch: Path, minutes: float, held_out: HeldOut | None) -> Any:
     """A callback of the Trainer's that saves its state, has the held-out rows evaluated, and stops when they say so.
 
+    It stops, with its state saved, when a signal says so, too; then its `interrupted` is true.
+
     Args:
         saves: takes the states.
         scratch: where the Trainer writes them.
@@ -135,12 +138,15 @@ def keeper(saves: Saves, scratch: Path, minutes: float, held_out: HeldOut | None
         def __init__(self) -> None:
             self._last = time.monotonic()
             self._wait = 60 * minutes
+            self.interrupted = False
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ARG002
-            """Save where it is time; evaluate where that is asked for."""
+            """Save where it is time, or the last one; evaluate where that is asked for."""
             self._asked = time.monotonic()
             ends = state.global_step == state.max_steps
-            control.should_save = agree(not ends and self._asked - self._last >= self._wait)
+            self.interrupted = agree(asked() and not ends)
+            control.should_training_stop |= self.interrupted
+            control.should_save = self.interrupted or agree(not ends and self._asked - self._last >= self._wait)
             control.should_evaluate = held_out is not None and state.global_step in held_out.at
 
         def on_evaluate(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ARG002

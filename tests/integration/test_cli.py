@@ -14,8 +14,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from rstar_cli.journal import Journal
 from rstar_cli.jsonl import read_rows
+from rstar_cli.layout import RunDir
 from rstar_cli.records import PairRow, Problem, SftRow, SolutionRow, StepLabelRow, StopReason, Tree, Verdict
 from tests.helpers import ROOT, rstar
 
@@ -144,14 +144,13 @@ def test_a_second_call_changes_nothing(run: Path) -> None:
 
 
 def test_two_processes_on_one_stage_do_not_mix(run: Path, tmp_path: Path) -> None:
-    """This process holds the journal, as a search under way does; the second one touches nothing."""
+    """This process holds the stage's lock, as a search under way does; the second one touches nothing."""
     command = (*SCRIPTED, "--run", "r")
     rstar("init", "--run", "r", cwd=tmp_path)
-    (tmp_path / "r/round_1").mkdir(parents=True, exist_ok=True)
-    with Journal(tmp_path / "r/round_1/trees.jsonl.partial"):
+    with RunDir.open(tmp_path / "r").locked("generate", 1):
         second = rstar(*command, cwd=tmp_path, check=False)
     assert second.returncode == 6, second.stderr
-    assert "another process" in second.stderr
+    assert "is at work on generate of round 1" in second.stderr
     rstar(*command, cwd=tmp_path)
     assert sha(tmp_path / "r/round_1/trees.jsonl") == sha(run / "round_1/trees.jsonl")
 
