@@ -21,7 +21,7 @@ from rstar_cli.config import (
     TrainPrmConfig,
     VerifyConfig,
 )
-from rstar_cli.errors import RstarError, SetupError, UsageError
+from rstar_cli.errors import SetupError, UsageError
 from rstar_cli.layout import PACKAGED, RunDir, default_run
 from rstar_cli.options import (
     EvaluatePlace,
@@ -36,7 +36,9 @@ from rstar_cli.options import (
     VerifyPlace,
     flags,
 )
+from rstar_cli.redact import redacted
 from rstar_cli.screen import note, show, show_curve, show_report, show_search, tell_stage
+from rstar_cli.unforeseen import as_error
 
 if TYPE_CHECKING:
     from rstar_cli.stages.common import Summary
@@ -293,6 +295,9 @@ def problems_import(
     output: Annotated[str | None, typer.Option(help="File for the rows; - is stdout.")] = None,
     run: Annotated[Path | None, typer.Option(help="Make them the training pool of this run instead.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only the first so many.")] = None,
+    skip_bad_lines: Annotated[
+        bool, typer.Option("--skip-bad-lines", help="Set bad lines aside in a file beside the output, and go on.")
+    ] = False,
 ) -> None:
     """Import problems from a file or a benchmark, into a file or as a run's training pool.
 
@@ -300,7 +305,10 @@ def problems_import(
     """
     from rstar_cli.stages.problem_files import import_
 
-    note(import_(source, output, run, limit))
+    said, whole = import_(source, output, run, limit, skip_bad_lines=skip_bad_lines)
+    note(said)
+    if not whole:
+        raise typer.Exit(7)
 
 
 @problems_app.command("list")
@@ -382,7 +390,9 @@ def _run(debug: bool) -> int | str | None:
     """Run the command line; its exit code."""
     try:
         app()
-    except RstarError as error:
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - each has its message and exit code
         return _fail(error, debug)
     except SystemExit as end:
         if interrupts.asked():  # it may have come to its end nonetheless: whoever asked wants nothing more to follow
@@ -392,12 +402,13 @@ def _run(debug: bool) -> int | str | None:
     return 0
 
 
-def _fail(error: RstarError, debug: bool) -> int:
+def _fail(error: Exception, debug: bool) -> int:
     if debug:
         import traceback
 
-        traceback.print_exception(error)
-    note(f"error: {error}")
-    if error.remedy:
-        note(error.remedy)
-    return error.exit_code
+        note(redacted("".join(traceback.format_exception(error))))
+    told = as_error(error)
+    note(f"error: {told}")
+    if told.remedy:
+        note(told.remedy)
+    return told.exit_code

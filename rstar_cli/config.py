@@ -152,6 +152,8 @@ class EngineConfig(Settings):
     """Number format of the models; `4bit` needs a GPU and the package bitsandbytes."""
     batch: int = Field(0, ge=0)
     """Sequences decoded at once; 0: fits the device."""
+    trust_remote_code: bool = False
+    """Run the code that the policy's checkpoint brings, outside of the sandbox; the manifest tells of it."""
 
 
 _MACHINE = frozenset({"device", "batch", "server_python", "base_url", "concurrency", "exec_workers", "isolation"})
@@ -296,6 +298,8 @@ class TrainConfig(Settings):
     dtype: Dtype = "auto"
     """Number format of the forward pass; `4bit`: the matrices below LoRA adapters in four bits (QLoRA), which needs a
     GPU and the package bitsandbytes."""
+    trust_remote_code: bool = False
+    """Run the code that the checkpoint to start from brings; the manifest tells of it."""
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
     """Where the losses are reported to, beside the log in the checkpoint."""
     save_minutes: float = Field(5.0, ge=0)

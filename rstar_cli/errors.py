@@ -8,6 +8,7 @@
     │   └── MissingArtifactError  3   a stage's input is absent: names the command that makes it
     ├── ConfigMismatchError       4   the config differs from the one that the run was made with
     ├── SetupError                5   a package, device, model or hub that is not there
+    │   └── MemoryFullError       5   the memory of a device is full
     ├── LockedError               6   another process works on the same stage
     └── StorageError              8   a file can't be written or read
 
@@ -20,9 +21,11 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
+from rstar_cli.redact import redacted
+
 
 class RstarError(Exception):
-    """Anything that `rstar` reports without a traceback.
+    """Anything that `rstar` reports without a traceback. No secret is in its text.
 
     Args:
         message: what went wrong and where, one sentence.
@@ -32,7 +35,7 @@ class RstarError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
-        super().__init__(message)
+        super().__init__(redacted(message))
         self.remedy = remedy
 
 
@@ -66,6 +69,7 @@ class DataError(RstarError):
     ) -> None:
         place = ":".join(str(part) for part in (path, line, field) if part is not None)
         super().__init__(f"{place}: {message}" if place else message, remedy=remedy)
+        self.why = message
         self.path = path
         self.line = line
         self.field = field
@@ -85,6 +89,10 @@ class SetupError(RstarError):
     """A package, device, model or hub that is not there."""
 
     exit_code = 5
+
+
+class MemoryFullError(SetupError):
+    """The memory of a device is full."""
 
 
 class LockedError(RstarError):

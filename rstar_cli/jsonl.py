@@ -17,8 +17,9 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import count
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -29,6 +30,9 @@ RowT = TypeVar("RowT", bound=BaseModel)
 
 MAX_LINE = 64 * 1024 * 1024
 """Bytes of the longest line that is read or written; a longer one is a file of another kind."""
+
+EXCERPT = 1000
+"""Bytes that are kept of a line that is longer than `MAX_LINE`."""
 
 _HOST = socket.gethostname() or "host"
 _BOM = b"\xef\xbb\xbf"
@@ -42,6 +46,9 @@ _STORAGE_REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, then run the same command again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "check the permissions, or choose another place"),
     errno.ENOENT: "make the folder first",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f), then run the same command again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), then run the same command again",
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "choose another place: a part of the path is a file"),
 }
 _BIG_INTEGER = re.compile(rb"\d{19}")
 
@@ -53,38 +60,98 @@ class Digest(NamedTuple):
     rows: int
 
 
-def read_rows(path: Path | str, model: type[RowT]) -> Iterator[RowT]:
+class Aside(Protocol):
+    """What becomes of a bad line."""
+
+    def see(self, line: bytes | Mapping[str, object], /) -> None:
+        """Is told of each line, or row of a table, before anything is asked of it."""
+        ...
+
+    def take(self, error: DataError, /) -> None:
+        """Take the line that was seen last, and return where the reader shall go on with the next one."""
+        ...
+
+
+class _Strict:
+    def see(self, line: bytes | Mapping[str, object], /) -> None:
+        pass
+
+    def take(self, error: DataError, /) -> None:
+        raise error from None
+
+
+STRICT = _Strict()
+"""The first bad line is an error."""
+
+
+def read_rows(path: Path | str, model: type[RowT], aside: Aside = STRICT) -> Iterator[RowT]:
     """Stream the rows of a file of ours, each validated.
 
     Args:
         path: the file, or `-` for stdin.
         model: the row's class.
+        aside: takes bad lines.
 
     Raises:
         DataError: no such file, or a row that isn't one of `model`; names line and field.
         StorageError: the file can't be read.
     """
-    for number, line in _lines(path):
+    for number, line in _lines(path, aside):
         try:
-            yield model.model_validate_json(line)
+            row = model.model_validate_json(line)
         except ValidationError as error:
-            raise _row_error(error, path, number, model) from None
+            aside.take(_row_error(error, path, number, model))
+        else:
+            yield row
 
 
-def read_objects(path: Path | str) -> Iterator[tuple[int, dict[str, object]]]:
+def parse_row(fields: Mapping[str, object], model: type[RowT], path: Path | str, number: int) -> RowT:
+    """A row of ours from its fields.
+
+    Raises:
+        DataError: it is none; names path, line number and field.
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise _row_error(error, path, number, model) from None
+
+
+def read_unique(path: Path | str, model: type[RowT], key: str) -> Iterator[RowT]:
+    """As `read_rows`, of a file that has one row an id.
+
+    Raises:
+        DataError: an id is there twice; names both rows.
+    """
+    seen: dict[str, int] = {}
+    for number, row in enumerate(read_rows(path, model), 1):
+        name = getattr(row, key)
+        if (first := seen.setdefault(name, number)) != number:
+            why = f"{name!r} is the {key} of row {first}, too"
+            raise DataError(why, path=_shown(path), line=number, field=key, remedy="remove one of the two rows")
+        yield row
+
+
+def read_objects(path: Path | str, aside: Aside = STRICT) -> Iterator[tuple[int, dict[str, object]]]:
     """Stream foreign rows: (line number from 1, JSON object).
 
     Integers keep every digit; other numbers are 64-bit floats.
 
     Args:
         path: the file, or `-` for stdin.
+        aside: takes bad lines.
 
     Raises:
         DataError: no such file, or a line that isn't a JSON object.
         StorageError: the file can't be read.
     """
-    for number, line in _lines(path):
-        yield number, parse_object(line, path, number)
+    for number, line in _lines(path, aside):
+        try:
+            row = parse_object(line, path, number)
+        except DataError as error:
+            aside.take(error)
+        else:
+            yield number, row
 
 
 def dump(row: BaseModel | Mapping[str, object]) -> bytes:
@@ -204,14 +271,22 @@ def digest(path: Path | str) -> Digest:
     return Digest(sha.hexdigest(), lines + (last != b"\n"))
 
 
-def _lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path | str, aside: Aside) -> Iterator[tuple[int, bytes]]:
     """Lines that aren't blank, with their numbers from 1, stripped of white space and byte-order mark."""
     with reading(path) as file:
-        for number, raw in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+        for number in count(1):
+            raw = file.readline(MAX_LINE + 1)
+            if not raw:
+                return
             if len(raw) > MAX_LINE:
+                aside.see(raw[:EXCERPT])
+                del raw
                 why = f"the line is longer than {MAX_LINE:,} bytes"
-                raise DataError(why, path=_shown(path), line=number, remedy=_FORMAT)
-            if line := (raw.removeprefix(_BOM) if number == 1 else raw).strip():
+                aside.take(DataError(why, path=_shown(path), line=number, remedy=_FORMAT))
+                while (rest := file.readline(1 << 20)) and not rest.endswith(b"\n"):
+                    pass
+            elif line := (raw.removeprefix(_BOM) if number == 1 else raw).strip():
+                aside.see(raw)
                 yield number, line
 
 
@@ -277,8 +352,13 @@ def storage_errors(path: Path | str, doing: str) -> Iterator[None]:
     except BrokenPipeError:
         raise  # the reader of our stdout has enough: that is no fault of a disk
     except OSError as error:
-        remedy = _STORAGE_REMEDIES.get(error.errno or 0, "check the disk, then run the same command again")
-        raise StorageError(f"{path}: can't {doing} it: {error.strerror or error}", remedy=remedy) from error
+        raise storage_error(path, doing, error) from error
+
+
+def storage_error(path: Path | str, doing: str, error: OSError) -> StorageError:
+    """What to tell of an `OSError` while something was done with a file."""
+    remedy = _STORAGE_REMEDIES.get(error.errno or 0, "check the disk, then run the same command again")
+    return StorageError(f"{path}: can't {doing} it: {error.strerror or error}", remedy=remedy)
 
 
 def _sync_directory(path: Path) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from pydantic import BaseModel, ValidationError
 
 from rstar_cli.errors import ConfigMismatchError, DataError, MissingArtifactError, StorageError
-from rstar_cli.jsonl import replacing
+from rstar_cli.jsonl import replacing, storage_error
 from rstar_cli.locks import held
 from rstar_cli.ranks import is_main
 from rstar_cli.recipe import Recipe, load_recipe
@@ -262,21 +263,48 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}", remedy="Choose another place with --run.") from error
+        raise storage_error(path, "make", error) from error
+
+
+class _Entry(BaseModel):
+    """What is read of a stage's entry in a manifest; all else is kept as it is."""
+
+    status: str = ""
+    config: dict[str, Any] = {}
+    inputs: dict[str, dict[str, Any]] = {}
+    outputs: dict[str, dict[str, Any]] = {}
+    counts: dict[str, Any] = {}
+    tokens: dict[str, int] = {}
+    versions: dict[str, str] = {}
+    engine: dict[str, Any] = {}
+    seconds: float = 0.0
+
+
+class _Manifest(BaseModel):
+    stages: dict[str, _Entry]
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """A manifest's stages by name; empty where there is none."""
+    """A manifest's stages by name; empty where there is none.
+
+    Raises:
+        DataError: it is damaged; names the field.
+        StorageError: it can't be read.
+    """
     try:
-        stages = orjson.loads(path.read_bytes())["stages"]
+        told = path.read_bytes()
     except FileNotFoundError:
         return {}
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(f"not a manifest ({error})", path=path, remedy="Restore or remove the file.") from error
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
-    if not isinstance(stages, dict):
-        raise DataError("not a manifest", path=path, remedy="Restore or remove the file.")
+    try:
+        _Manifest.model_validate_json(told)
+        stages: dict[str, Any] = orjson.loads(told)["stages"]
+    except (ValidationError, orjson.JSONDecodeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        field = ".".join(map(str, first["loc"])) or None
+        remedy = "Restore the file, or remove it: its stages are then done again."
+        raise DataError(f"not a manifest: {first['msg']}", path=path, field=field, remedy=remedy) from None
     return stages
 
 

@@ -77,6 +77,8 @@ class GeneratePlace(ShardedPlace):
     """Take only the first so many problems."""
     output: Path | None = None
     """Write trees to this file, outside any run."""
+    skip_bad_lines: bool = False
+    """Set bad lines of --problems aside in a file beside the output, and go on; the exit code is 7 then."""
 
 
 class VerifyPlace(ShardedPlace):
@@ -86,6 +88,8 @@ class VerifyPlace(ShardedPlace):
     """Rows to check instead of a round's trees: `answer` and one of `prediction`, `solution`, `code`; `-` is stdin."""
     output: str | None = None
     """Where checked rows go; `-` is stdout."""
+    skip_bad_lines: bool = False
+    """Set bad lines of --input aside in a file beside the output, and go on; the exit code is 7 then."""
 
 
 class TrainPlace(RunPlace):
@@ -97,6 +101,8 @@ class TrainPlace(RunPlace):
     """Checkpoint to start from instead of the run's base (policy) or the round's policy (PRM)."""
     output: Path | None = None
     """Directory of the trained checkpoint."""
+    skip_bad_lines: bool = False
+    """Set bad lines of --input aside in a file beside the output, and go on; the exit code is 7 then."""
     push_to_hub: str | None = None
     """Upload the checkpoint to this repository of the Hugging Face hub, OWNER/NAME: private where it is new."""
 
@@ -117,6 +123,8 @@ class EvaluatePlace(ShardedPlace):
     compare: tuple[str, str] | None = None
     """Compare two evaluations, problem by problem: each a round of the run (3), of another one (runs/other:3), a folder
     of results, or a file of rows."""
+    skip_bad_lines: bool = False
+    """Set bad lines of --benchmark aside in a file beside the results, and go on; the exit code is 7 then."""
 
 
 class EvolvePlace(Place):

@@ -7,6 +7,7 @@ A recipe is sparse TOML, its tables named as the commands, its keys as their fla
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -46,6 +47,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 `config/sample_mcts.yaml`."""
 
 
+_EVAL_NAME = re.compile(r"\w[\w.-]{0,63}")
+
+
 class Recipe:
     """A parsed recipe.
 
@@ -69,6 +73,10 @@ class Recipe:
         except tomllib.TOMLDecodeError as error:
             raise DataError(str(error), path=origin, remedy="Mend the TOML at the place named.") from error
         _refuse_unknown(tables, ["run", "eval", "round", *TABLES], origin, "table")
+        for name in _tables(tables.get("eval", {}), origin, "[eval]"):
+            if not _EVAL_NAME.fullmatch(name):
+                why = f"[eval.{name!r}]: a set's name becomes a file's"
+                raise DataError(why, path=origin, remedy="Write letters, digits, - and _, at most 64.")
         self.text = text
         self.origin = origin
         self.run = _validated(RunConfig, tables.get("run", {}), origin, "[run]")

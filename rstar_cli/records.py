@@ -79,7 +79,7 @@ class Choice(StrEnum):
 class Row(BaseModel):
     """Base of our own rows."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Problem(BaseModel):
@@ -154,6 +154,18 @@ class Tree(Row):
     tokens_prefilled: int
     rollouts: tuple[Rollout, ...]
     nodes: tuple[TreeNode, ...]
+
+    @model_validator(mode="after")
+    def _is_tree(self) -> Self:
+        for number, node in enumerate(self.nodes):
+            if node.id != number:
+                raise ValueError(f"node {number} has the id {node.id}: nodes stand in the order of their ids")
+            if (node.parent is None) != (number == 0) or not -1 < (node.parent or 0) < max(number, 1):
+                raise ValueError(f"node {number} has the parent {node.parent}: a parent stands before its children")
+        for rollout in self.rollouts:
+            if not 0 <= rollout.leaf < len(self.nodes):
+                raise ValueError(f"a rollout ends at node {rollout.leaf}, of {len(self.nodes)}")
+        return self
 
 
 class SolutionRow(Row):

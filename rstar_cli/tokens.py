@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rstar_cli.errors import SetupError
+from rstar_cli.checkpoint_files import not_loaded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,8 +40,12 @@ class StepTokenizer:
         self._encode = lru_cache(maxsize=65536)(self._encode_uncached)
 
     @classmethod
-    def load(cls, model: str | Path) -> StepTokenizer:
+    def load(cls, model: str | Path, *, trust_remote_code: bool = False) -> StepTokenizer:
         """Load from a checkpoint directory or a hub id.
+
+        Args:
+            model: where it is.
+            trust_remote_code: run the code that it may bring.
 
         Raises:
             SetupError: it can't be found or read.
@@ -49,12 +53,10 @@ class StepTokenizer:
         from transformers import AutoTokenizer
 
         try:
-            return cls(AutoTokenizer.from_pretrained(str(model), trust_remote_code=False))
-        except (OSError, ValueError) as error:
-            raise SetupError(
-                f"no tokenizer for {model}: {error}",
-                remedy="Give a checkpoint directory with tokenizer.json, or a hub id that this machine can reach.",
-            ) from error
+            return cls(AutoTokenizer.from_pretrained(str(model), trust_remote_code=trust_remote_code))
+        except Exception as error:
+            remedy = "Give a checkpoint directory with tokenizer.json, or a hub id that this machine can reach."
+            raise not_loaded("tokenizer", model, error, remedy) from error
 
     def _encode_uncached(self, text: str) -> tuple[int, ...]:
         return tuple(self.hf.encode(text, add_special_tokens=False))

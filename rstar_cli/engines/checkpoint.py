@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rstar_cli.adapters import base_of, merge
+from rstar_cli.checkpoint_files import UNFIT, check_files, not_loaded
 from rstar_cli.cores import leave_one_core
 from rstar_cli.errors import SetupError
 from rstar_cli.tokens import StepTokenizer
@@ -46,7 +47,9 @@ def choose_device(device: str) -> str:
     return device
 
 
-def load(model: str | Path, device: str, dtype: str, task: Task | type = "CausalLM") -> tuple[Any, StepTokenizer]:
+def load(
+    model: str | Path, device: str, dtype: str, task: Task | type = "CausalLM", *, trust_remote_code: bool = False
+) -> tuple[Any, StepTokenizer]:
     """Load a model and its tokenizer, weights from safetensors alone, code from transformers and from here alone.
 
     Args:
@@ -56,18 +59,20 @@ def load(model: str | Path, device: str, dtype: str, task: Task | type = "Causal
         dtype: `auto` (bfloat16 on a GPU, float32 on a CPU), `float32`, `bfloat16` or `4bit` (the layers' matrices in
             NF4, all else in bfloat16; a GPU and the package bitsandbytes are needed).
         task: what the model is for; or its class, a `PreTrainedModel` of our own.
+        trust_remote_code: run code that the checkpoint brings, too.
 
     Raises:
         SetupError: model or device are not to be had, or weights are missing.
     """
     place = choose_device(device)
+    check_files(model)
     if place == "cpu":
         leave_one_core()
-    tokenizer = StepTokenizer.load(model)
-    return _load_model(model, place, dtype, task), tokenizer
+    tokenizer = StepTokenizer.load(model, trust_remote_code=trust_remote_code)
+    return _load_model(model, place, dtype, task, trust_remote_code), tokenizer
 
 
-def _load_model(model: str | Path, device: str, dtype: str, task: Task | type) -> Any:
+def _load_model(model: str | Path, device: str, dtype: str, task: Task | type, trust_remote_code: bool) -> Any:
     import torch
     import transformers
     from safetensors import SafetensorError
@@ -78,15 +83,16 @@ def _load_model(model: str | Path, device: str, dtype: str, task: Task | type) -
     remedy = PUBLISHED if isinstance(task, type) else _REMEDIES[task]
     more = four_bits(device) if dtype == "4bit" else {}
     base = base_of(model)
+    check_files(base or model)
     if base is not None and more:
         raise SetupError(f"{model}: adapters are not put upon four bits", remedy="Train with --merge, or merge them.")
     try:
         loaded, report = kind.from_pretrained(
             str(base or model),
-            config=_config(base or model),
+            config=_config(base or model, trust_remote_code),
             dtype=number_format(device, dtype),
             use_safetensors=True,
-            trust_remote_code=False,
+            trust_remote_code=trust_remote_code,
             output_loading_info=True,
             **more,
         )
@@ -100,8 +106,8 @@ def _load_model(model: str | Path, device: str, dtype: str, task: Task | type) -
             f"{model} does not fit into the memory of {device}",
             remedy="Take a smaller model, or --dtype bfloat16 or 4bit; for a PRM --prm-device.",
         ) from error
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise SetupError(f"no model at {model}: {error}", remedy=remedy) from error
+    except (*UNFIT, SafetensorError) as error:
+        raise not_loaded("model", model, error, remedy) from error
 
 
 def number_format(device: str, dtype: str) -> Any:
@@ -112,14 +118,14 @@ def number_format(device: str, dtype: str) -> Any:
     return {"auto": auto, "4bit": torch.bfloat16}.get(dtype) or getattr(torch, dtype)
 
 
-def _config(model: str | Path) -> Any:
+def _config(model: str | Path, trust_remote_code: bool) -> Any:
     """A model's configuration; a Mistral's window over all layers becomes the limit of its context.
 
     Within the window its layers attend to everything before, as the engines here need it.
     """
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(str(model), trust_remote_code=False)
+    config = AutoConfig.from_pretrained(str(model), trust_remote_code=trust_remote_code)
     if config.model_type == "mistral" and config.sliding_window:
         config.max_position_embeddings = min(config.max_position_embeddings, config.sliding_window)
         config.sliding_window = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ from rstar_cli.engines import checkpoint
 from rstar_cli.engines.cache import BatchStates, Entry, Ids, PrefixCache, whole
 from rstar_cli.engines.decode import Shape
 from rstar_cli.engines.prefix import CachedPrefix, batches, extend, lengthened, prefill, run_model
-from rstar_cli.errors import SetupError
+from rstar_cli.errors import MemoryFullError, SetupError
 from rstar_cli.protocols import EngineInfo, ScoreRequest, Segment
 from rstar_cli.tokens import StepTokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 VALUE_SCALE = "rstar_value_scale"
 """The attribute of config.json that says by what a score is divided before its tanh; 1 where it is missing."""
@@ -70,6 +73,7 @@ class TransformersScorer:
         self._head = head or _classifier_head(model, name)
         self._shape = Shape(checkpoint.state_shape(model), model.dtype, model.device)
         self._room = memory // self._shape.token_bytes
+        self._smaller = False  # since the memory was full
         self._context = checkpoint.context_length(model)
         self._vocabulary = model.get_input_embeddings().num_embeddings
 
@@ -104,30 +108,43 @@ class TransformersScorer:
 
         Token ids in segments must be of this tokenizer (`info.tokenizer`).
 
+        Where the device's memory is full it begins again, once, with half as much at a time.
+
         Raises:
-            SetupError: the tokenizer writes tokens that the model does not know, the device's memory is full, or a
-                score is not a finite number.
+            SetupError: the tokenizer writes tokens that the model does not know, or a score is not a finite number.
+            MemoryFullError: the memory was full again.
         """
+        import torch
+
+        try:
+            return self._score(requests)
+        except torch.OutOfMemoryError as error:
+            told = f"the memory of {self._shape.device} is full while {self._name} scores steps"
+            if self._smaller:
+                raise MemoryFullError(told, remedy="Give a smaller --batch, or a smaller model.") from error
+        logger.warning("%s: going on with half as many at once", told)
+        self._smaller = True
+        self._room //= 2
+        self._cache = PrefixCache(self._room * self._shape.token_bytes)
+        if self._shape.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return self.score(requests)
+
+    def _score(self, requests: Sequence[ScoreRequest]) -> list[list[tuple[float, ...]]]:
         import torch
 
         asked = [_Asked(request, self._tokenizer, self._context) for request in requests]
         for prefix in asked:
             for branch in prefix.branches:
                 checkpoint.check_tokens(branch.ids, self._vocabulary, self._name)
-        try:
-            with torch.inference_mode():
-                for portion in self._portions(asked):
-                    self._scored += prefill(portion, self._cache, self._forward, self._shape, self._room)
-                    readable = [branch for prefix in portion for branch in prefix.branches if branch.ends]
-                    for batch in batches(readable, self._shape, self._room):
-                        self._run(batch)
-                    for prefix in portion:
-                        prefix.entry = None  # from here on the cache alone says what stays in memory
-        except torch.OutOfMemoryError as error:
-            raise SetupError(
-                f"the memory of {self._shape.device} is full while {self._name} scores steps",
-                remedy="Give a smaller --batch, or a smaller model.",
-            ) from error
+        with torch.inference_mode():
+            for portion in self._portions(asked):
+                self._scored += prefill(portion, self._cache, self._forward, self._shape, self._room)
+                readable = [branch for prefix in portion for branch in prefix.branches if branch.ends]
+                for batch in batches(readable, self._shape, self._room):
+                    self._run(batch)
+                for prefix in portion:
+                    prefix.entry = None  # from here on the cache alone says what stays in memory
         return [[tuple(branch.values) for branch in prefix.branches] for prefix in asked]
 
     def forget(self, prompt: Segment) -> None:

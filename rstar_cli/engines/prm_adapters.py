@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rstar_cli.checkpoint_files import check_files, not_loaded
 from rstar_cli.engines import checkpoint
 from rstar_cli.engines.prm import Head, TransformersScorer, memory_beside
 from rstar_cli.errors import SetupError
@@ -234,10 +235,11 @@ def read_scorer(model: str | Path, *, device: str = "auto", dtype: str = "auto")
     """
     from transformers import PretrainedConfig
 
+    check_files(model)
     try:
         config, _ = PretrainedConfig.get_config_dict(str(model))
     except (OSError, ValueError) as error:
-        raise SetupError(f"no PRM at {model}: {error}", remedy="Give a checkpoint directory, or a hub id.") from error
+        raise not_loaded("PRM", model, error, "Give a checkpoint directory, or a hub id.") from error
     if QWEN_ARCHITECTURE in (config.get("architectures") or ()):
         return _read_qwen(model, device, dtype)
     if SHEPHERD_NAME in f"{Path(model).name} {config.get('_name_or_path')}".lower():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +12,15 @@ from rstar_cli.engines import checkpoint
 from rstar_cli.engines.cache import BatchStates, PrefixCache
 from rstar_cli.engines.decode import DecodeLoop, Endings, Prefix, Row, Shape, signed64
 from rstar_cli.engines.prefix import CachedPrefix, prefill, run_model
-from rstar_cli.errors import SetupError
+from rstar_cli.errors import MemoryFullError
 from rstar_cli.prompts import STEP_END
 from rstar_cli.protocols import EngineInfo, Sample, SampleRequest, Segment, TokenUsage
 from rstar_cli.tokens import StepTokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 ROW_TOKENS = 512
 """Tokens that a sample is thought to take where it may take more, for the estimate of how many fit."""
@@ -64,10 +67,17 @@ class TransformersPolicy:
         self._loop = DecodeLoop(self._forward, self._shape, self._endings, self._keep)
         self._waiting: deque[_Asked] = deque()
         self._open: dict[int, _Asked] = {}
+        self._smaller = False  # since the memory was full
 
     @classmethod
     def load(
-        cls, model: str | Path, *, device: str = "auto", dtype: str = "auto", max_rows: int | None = None
+        cls,
+        model: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        max_rows: int | None = None,
+        trust_remote_code: bool = False,
     ) -> TransformersPolicy:
         """Load a checkpoint directory or a hub id.
 
@@ -78,11 +88,12 @@ class TransformersPolicy:
             dtype: `auto` (bfloat16 on a GPU, float32 on a CPU), `float32` or `bfloat16`.
             max_rows: samples decoded at once; None: 256 on a CPU, 512 on a GPU, fewer where they would take more than a
                 quarter of the free memory.
+            trust_remote_code: run code that the checkpoint brings.
 
         Raises:
             SetupError: model or device are not to be had, or the architecture is not fit.
         """
-        loaded, tokenizer = checkpoint.load(model, device, dtype)
+        loaded, tokenizer = checkpoint.load(model, device, dtype, trust_remote_code=trust_remote_code)
         place = loaded.device.type
         return cls(
             loaded,
@@ -144,6 +155,10 @@ class TransformersPolicy:
         checkpoint.check_tokens(asked.ids, len(self._endings.may_close), self._name)
         self._watch_for(request.stop)
         self._usage.generated += bool(request.opening)
+        self._wait(asked)
+
+    def _wait(self, asked: _Asked) -> None:
+        """Put a request behind those that wait."""
         for row in asked.to_begin:
             if row.given and self._closes(row):
                 row.finish = "stop"
@@ -152,25 +167,51 @@ class TransformersPolicy:
     def poll(self) -> list[tuple[int, list[Sample]]]:
         """Decode until a request is answered; returns (ticket, samples) of those that are. Empty: nothing is asked.
 
+        Where the device's memory is full, what is under way is begun anew, once, with half as much at a time.
+
         Raises:
-            SetupError: the device's memory is full.
+            MemoryFullError: it was full again.
         """
         import torch
 
         try:
-            with torch.inference_mode():
-                while self._waiting or self._loop.live:
-                    ended = self._admit()
-                    if self._loop.live:
-                        ended += self._loop.step()
-                    if answered := self._answered(ended):
-                        return answered
+            return self._decode()
         except torch.OutOfMemoryError as error:
-            raise SetupError(
-                f"the memory of {self._shape.device} is full with {self._loop.live} samples under way",
-                remedy="Give a smaller --batch.",
-            ) from error
+            told = f"the memory of {self._shape.device} is full with {self._loop.live} samples under way"
+            if self._smaller:
+                raise MemoryFullError(told, remedy="Give a smaller --batch, or a smaller model.") from error
+        self._begin_anew(told)
+        return self.poll()
+
+    def _decode(self) -> list[tuple[int, list[Sample]]]:
+        import torch
+
+        with torch.inference_mode():
+            while self._waiting or self._loop.live:
+                ended = self._admit()
+                if self._loop.live:
+                    ended += self._loop.step()
+                if answered := self._answered(ended):
+                    return answered
         return []
+
+    def _begin_anew(self, why: str) -> None:
+        """Halve the memory that is used, and begin all requests again: a sample is the same whenever it is drawn."""
+        import torch
+
+        self._smaller = True
+        self._max_rows = max(1, (self._loop.live or self._max_rows) // 2)
+        self._memory //= 2
+        logger.warning("%s: going on with %d at once", why, self._max_rows)
+        asked = {each.ticket: each.request for each in (*self._open.values(), *self._waiting)}
+        self._waiting.clear()
+        self._open.clear()
+        self._loop = DecodeLoop(self._forward, self._shape, self._endings, self._keep)
+        self._cache = PrefixCache(self._memory)
+        if self._shape.device.type == "cuda":
+            torch.cuda.empty_cache()
+        for ticket, request in sorted(asked.items()):
+            self._wait(_Asked(ticket, request, self._tokenizer))
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
         """Answer requests, in their order. Nothing else may be under way."""

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rstar_cli.checkpoint_files import check_files
 from rstar_cli.engines import watchdog
 from rstar_cli.engines.openai import ServerPolicy
 from rstar_cli.engines.vllm_start import (
@@ -107,6 +108,7 @@ class VllmServer:
         Raises:
             SetupError: that Python has no vLLM for the device, or the server does not come up.
         """
+        check_files(model)
         place = _probe(python, device)
         adapter = read_adapter(model)
         port = _free_port()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rstar_cli.checkpoint_files import check_files
 from rstar_cli.engines import checkpoint
 from rstar_cli.errors import SetupError
 from rstar_cli.tokens import StepTokenizer
@@ -139,6 +140,7 @@ class Engine:
         from vllm import EngineArgs, LLMEngine
         from vllm.lora.request import LoRARequest
 
+        check_files(model)
         adapter = read_adapter(model)
         self.tokenizer = StepTokenizer.load(adapter.tokenizer)  # before the engine, which takes its time
         if max_rows:

@@ -8,23 +8,29 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from typing import TextIO
 
 from rstar_cli.errors import DataError, StorageError, did_you_mean
-from rstar_cli.jsonl import MAX_LINE, read_objects
+from rstar_cli.jsonl import MAX_LINE, STRICT, Aside, read_objects
 
 Rows = Iterator[tuple[int, dict[str, object]]]
 
 
-def read_file(path: Path | str) -> Rows:
+def read_file(path: Path | str, aside: Aside = STRICT) -> Rows:
     """Stream the rows of a file, by its suffix; `-` is JSON lines from stdin.
+
+    Args:
+        path: the file.
+        aside: takes bad lines, where those after them can be read nonetheless.
 
     Raises:
         DataError: an unknown suffix, no such file, or a file that isn't of its format; names the line.
         StorageError: the file can't be read.
     """
     if str(path) == "-":
-        return read_objects(path)
+        return read_objects(path, aside)
     path = Path(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -32,11 +38,11 @@ def read_file(path: Path | str) -> Rows:
         raise DataError(what, path=path, remedy=did_you_mean(path.suffix.lower(), list(READERS)))
     if not path.is_file():
         raise DataError("is a folder" if path.is_dir() else "no such file", path=path, remedy="check the path")
-    return _guarded(path, reader)
+    return _guarded(path, reader, aside)
 
 
-def _guarded(path: Path, reader: Callable[[Path], Rows]) -> Rows:
-    rows = reader(path)
+def _guarded(path: Path, reader: Callable[[Path, Aside], Rows], aside: Aside) -> Rows:
+    rows = reader(path, aside)
     while True:
         try:
             row = next(rows)
@@ -49,10 +55,10 @@ def _guarded(path: Path, reader: Callable[[Path], Rows]) -> Rows:
         yield row
 
 
-def _read_json(path: Path) -> Rows:
+def _read_json(path: Path, aside: Aside) -> Rows:
     """An array of objects, an object with such an array under `data`, or JSON lines by another name."""
     text = path.read_text(encoding="utf-8-sig")
-    scanner = _Scanner(text, path)
+    scanner = _Scanner(text, path, aside)
     if scanner.accept("["):
         yield from scanner.objects()
         if not scanner.at_end():
@@ -61,7 +67,7 @@ def _read_json(path: Path) -> Rows:
         if scanner.seek_key("data"):
             yield from scanner.objects()
         else:
-            yield from _Scanner(text, path).objects(bare=True)
+            yield from _Scanner(text, path, aside).objects(bare=True)
     elif not scanner.at_end():
         raise scanner.error("neither an array nor an object")
 
@@ -69,9 +75,10 @@ def _read_json(path: Path) -> Rows:
 class _Scanner:
     """Walks through a JSON text value by value, so that each row is known by its line and dropped after use."""
 
-    def __init__(self, text: str, path: Path) -> None:
+    def __init__(self, text: str, path: Path, aside: Aside) -> None:
         self.text = text
         self.path = path
+        self.aside = aside
         self.position = 0
         self.counted = 0
         self.line = 1
@@ -81,10 +88,14 @@ class _Scanner:
         """The objects of an array whose bracket was read; with `bare`, one object after the other to the end."""
         while not (self.at_end() if bare else self.accept("]")):
             line = self.current_line()
-            value = self.value()
-            if not isinstance(value, dict):
-                raise DataError("not a JSON object", path=self.path, line=line, remedy="every row must be an object")
-            yield line, value
+            self.at_end()
+            start, value = self.position, self.value()
+            self.aside.see(self.text[start : self.position].encode("utf-8", "backslashreplace"))
+            if isinstance(value, dict):
+                yield line, value
+            else:
+                why = "not a JSON object"
+                self.aside.take(DataError(why, path=self.path, line=line, remedy="every row must be an object"))
             if not bare and not self.accept(",") and self.text[self.position : self.position + 1] != "]":
                 raise self.error("expected , or ] after a row")
 
@@ -144,10 +155,10 @@ def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-def _read_csv(path: Path) -> Rows:
+def _read_csv(path: Path, aside: Aside) -> Rows:
     csv.field_size_limit(MAX_LINE)
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(_bounded(file, path), strict=True)
         try:
             header = next(reader, [])
             if len(set(header)) < len(header):
@@ -155,16 +166,31 @@ def _read_csv(path: Path) -> Rows:
             line = reader.line_num + 1
             for values in reader:
                 if values and len(values) != len(header):
+                    aside.see({"fields": values})
                     why = f"{len(values)} fields under {len(header)} columns"
-                    raise DataError(why, path=path, line=line, remedy="quote fields that hold commas or line breaks")
-                if values:
-                    yield line, dict(zip(header, values, strict=True))
+                    remedy = "quote fields that hold commas or line breaks"
+                    aside.take(DataError(why, path=path, line=line, remedy=remedy))
+                elif values:
+                    row: dict[str, object] = dict(zip(header, values, strict=True))
+                    aside.see(row)
+                    yield line, row
                 line = reader.line_num + 1
         except csv.Error as error:
             raise DataError(f"not valid CSV: {error}", path=path, line=reader.line_num) from None
 
 
-def _read_parquet(path: Path) -> Rows:
+def _bounded(file: TextIO, path: Path) -> Iterator[str]:
+    """The lines of a file; one without end is refused before all of it is read."""
+    for number in count(1):
+        line = file.readline(MAX_LINE)
+        if not line:
+            return
+        if len(line) == MAX_LINE:
+            raise DataError(f"the line is longer than {MAX_LINE:,} characters", path=path, line=number)
+        yield line
+
+
+def _read_parquet(path: Path, aside: Aside) -> Rows:
     import pyarrow  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
 
@@ -174,12 +200,13 @@ def _read_parquet(path: Path) -> Rows:
             for batch in file.iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     number += 1
+                    aside.see(row)
                     yield number, row
     except pyarrow.ArrowException as error:
         raise DataError(f"not a readable parquet file: {error}", path=path, line=number or None) from None
 
 
-READERS: dict[str, Callable[[Path], Rows]] = {
+READERS: dict[str, Callable[[Path, Aside], Rows]] = {
     ".json": _read_json,
     ".jsonl": read_objects,
     ".csv": _read_csv,

@@ -6,19 +6,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rstar_cli.errors import DataError, UsageError, did_you_mean
+from rstar_cli.jsonl import STRICT, Aside
 from rstar_cli.problems.files import read_problems
 from rstar_cli.problems.formats import READERS
 from rstar_cli.problems.hub import BENCHMARKS, load_benchmark
 from rstar_cli.records import Problem
 
 
-def resolve(source: str, *, limit: int | None = None, require_answer: bool = True) -> Iterator[Problem]:
+def resolve(
+    source: str, *, limit: int | None = None, require_answer: bool = True, aside: Aside = STRICT
+) -> Iterator[Problem]:
     """Stream the problems that a word on the command line stands for.
 
     Args:
         source: a file, `-` for JSON lines from stdin, or a benchmark's name, with a split if need be (`math:train`).
         limit: stop after so many problems.
         require_answer: leave out problems of a file whose answer is empty (a benchmark's always are).
+        aside: takes bad lines of a file.
 
     Raises:
         UsageError: neither a file nor a benchmark.
@@ -28,7 +32,7 @@ def resolve(source: str, *, limit: int | None = None, require_answer: bool = Tru
     name, _, split = source.partition(":")
     path = Path(source)
     if source == "-" or path.is_file():
-        return read_problems(source, limit=limit, require_answer=require_answer)
+        return read_problems(source, limit=limit, require_answer=require_answer, aside=aside)
     if name in BENCHMARKS:
         return load_benchmark(name, split or None, limit)
     if path.exists():

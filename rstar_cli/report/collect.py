@@ -121,10 +121,15 @@ def series(report: dict[str, Any], name: str, method: str) -> dict[int, dict[str
 
 def _evaluations(folder: RoundDir) -> dict[str, Any]:
     """Figures of a round: {set: {method: figures}}."""
-    return {path.stem: _figures(path) for path in folder.evaluations.glob("*.json")}
+    return {path.stem: figures_in(path) for path in folder.evaluations.glob("*.json")}
 
 
-def _figures(path: Path) -> dict[str, Any]:
+def figures_in(path: Path) -> dict[str, Any]:
+    """The figures of a set by method, from the file of an evaluation.
+
+    Raises:
+        DataError: it is damaged.
+    """
     with reading(path) as file:
         text = file.read()
     try:

@@ -142,11 +142,12 @@ class Sandbox:
         """Run a whole program."""
         return self.execute([ExecuteRequest((), ((code,),))])[0][0][0]
 
-    def run_many(self, codes: Iterable[str]) -> Iterator[ExecutionResult]:
+    def run_many(self, codes: Iterable[str | None]) -> Iterator[ExecutionResult]:
         """Run whole programs as they come; yields each result as soon as it and those before it are there.
 
         Args:
-            codes: the programs; iterated in a thread of its own, so that it may wait for input.
+            codes: the programs; iterated in a thread of its own, so that it may wait for input. None is nothing to run:
+                it takes its turn and costs no process.
 
         Raises:
             SetupError: the sandbox can't start.
@@ -158,7 +159,8 @@ class Sandbox:
             while True:
                 over = feed.over
                 while feed.codes:
-                    under_way.append(self._submit(ExecuteRequest((), ((feed.codes.popleft(),),))))
+                    code = feed.codes.popleft()
+                    under_way.append(_nothing() if code is None else self._submit(ExecuteRequest((), ((code,),))))
                 while under_way and (results := under_way[0].results) is not None:
                     under_way.popleft()
                     feed.room.release()
@@ -292,6 +294,13 @@ class Sandbox:
         worker.close()
 
 
+def _nothing() -> Job:
+    """What is done without being run."""
+    job = Job(ExecuteRequest((), ()))
+    job.results = [[ExecutionResult(ExecutionStatus.OK)]]
+    return job
+
+
 class _Feed:
     """Takes programs from an iterable, in a thread, a bounded number ahead of the results.
 
@@ -303,8 +312,8 @@ class _Feed:
         signal: becomes readable when something has changed.
     """
 
-    def __init__(self, codes: Iterable[str], ahead: int) -> None:
-        self.codes: deque[str] = deque()
+    def __init__(self, codes: Iterable[str | None], ahead: int) -> None:
+        self.codes: deque[str | None] = deque()
         self.over = False
         self.error: Exception | None = None
         self.room = threading.Semaphore(ahead)
@@ -312,7 +321,7 @@ class _Feed:
         self._closed = False
         threading.Thread(target=self._take, args=(iter(codes),), name="programs", daemon=True).start()
 
-    def _take(self, codes: Iterator[str]) -> None:
+    def _take(self, codes: Iterator[str | None]) -> None:
         with self._changed, contextlib.suppress(OSError):  # nobody listens any more
             while self.room.acquire() and not self._closed:
                 try:

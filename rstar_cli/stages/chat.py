@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from rstar_cli.checkpoint_files import check_files
 from rstar_cli.layout import model_path
 from rstar_cli.records import RowSegment
 from rstar_cli.tokens import StepTokenizer
@@ -30,6 +31,7 @@ class Chat:
 
     @cached_property
     def _tokenizer(self) -> Any:
+        check_files(model_path(self._model))  # all of it, before a row is read
         return StepTokenizer.load(model_path(self._model)).hf
 
     @property

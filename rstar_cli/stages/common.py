@@ -33,6 +33,7 @@ from rstar_cli.ranks import is_main
 from rstar_cli.records import Problem
 from rstar_cli.sandbox import Sandbox
 from rstar_cli.shards import Shard
+from rstar_cli.stages.intact import SHARED, refuse_changed, refuse_other_problems
 
 Stop = Callable[[int], bool]
 """Asked with the tokens that this call has generated so far: whether the run's budget is spent."""
@@ -117,6 +118,7 @@ class StageRecord:
         self._told_by_rows = told_by_rows
         self._manifest = shard.path(manifest) if shard else manifest
         self._stage = stage
+        self._inputs = dict(inputs)
         self.outputs = [shard.path(path) if shard else path for path in outputs]
         self._entry: dict[str, Any] = {
             "status": "running",
@@ -132,10 +134,12 @@ class StageRecord:
 
         Raises:
             ConfigMismatchError: it was begun or done with others, or nobody knows with which.
+            DataError: an input or output is not what the stage that made it wrote.
         """
         if self._merged is not None and self._merged.is_complete():
             self._manifest, self.outputs = self._merged._manifest, self._merged.outputs
             return True
+        self._refuse_changed_inputs()
         entry = read_manifest(self._manifest).get(self._stage)
         first = self.outputs[0]
         begun = partial(first)
@@ -160,8 +164,18 @@ class StageRecord:
             self.complete({"problems": digest(first).rows})
             if self.progress is not None:
                 self.progress.unlink(missing_ok=True)  # of the process that was killed
+        else:
+            for path in self.outputs:
+                refuse_changed(self._manifest, path, _identity(path))
         partial(first).unlink(missing_ok=True)
         return True
+
+    def _refuse_changed_inputs(self) -> None:
+        for name, path in self._inputs.items():
+            now = self._entry["inputs"][name]
+            refuse_changed(path.parent / self._manifest.name, path, now)
+            if name == SHARED:
+                refuse_other_problems(self._manifest, self._stage, path, now)
 
     def told_again(self, summary: Summary) -> Summary:
         """The summary of a stage that was done before, with what the manifest tells of it."""
@@ -297,6 +311,10 @@ def open_policy(config: EngineConfig, model: str, problems: Iterable[Problem], f
 
         name = None if model == EMBEDDED else model
         return ServerPolicy.connect(config.base_url, name, concurrency=config.concurrency)
+    if config.trust_remote_code and config.engine != "transformers":
+        raise UsageError(
+            "--trust-remote-code is for --engine transformers", remedy="Start such a server by yourself (openai)."
+        )
     if config.engine == "vllm":
         from rstar_cli.engines.vllm import VllmPolicy
 
@@ -316,7 +334,11 @@ def open_policy(config: EngineConfig, model: str, problems: Iterable[Problem], f
     from rstar_cli.engines.transformers import TransformersPolicy
 
     return TransformersPolicy.load(
-        model_path(model), device=config.device, dtype=config.dtype, max_rows=config.batch or None
+        model_path(model),
+        device=config.device,
+        dtype=config.dtype,
+        max_rows=config.batch or None,
+        trust_remote_code=config.trust_remote_code,
     )
 
 

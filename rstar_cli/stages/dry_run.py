@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rstar_cli.adapters import base_of
+from rstar_cli.checkpoint_files import check_files
 from rstar_cli.config import (
     STAGES,
     EvaluateConfig,
@@ -21,11 +21,13 @@ from rstar_cli.config import (
     parse_escalation,
 )
 from rstar_cli.errors import SetupError, UsageError
-from rstar_cli.jsonl import read_objects, read_rows
+from rstar_cli.jsonl import STRICT, Aside, read_objects, read_rows
 from rstar_cli.layout import EMBEDDED, RunDir, model_path, read_manifest
 from rstar_cli.options import EvaluatePlace, GeneratePlace, TrainPlace, VerifyPlace
 from rstar_cli.prompts import render_prompt
+from rstar_cli.quarantine import Quarantine, counted
 from rstar_cli.records import Problem, SftRow
+from rstar_cli.redact import redacted
 from rstar_cli.stages.common import Summary, few_shot_of, outside_prm
 from rstar_cli.stages.evaluate import prm_for as prm_of_evaluate
 from rstar_cli.stages.generate import policy_for, prm_for
@@ -35,6 +37,7 @@ from rstar_cli.stages.train_cost import cost_figures, count_tokens
 from rstar_cli.stages.train_files import read_sft
 from rstar_cli.stages.train_policy import plain_files, policy_inputs
 from rstar_cli.stages.train_prm import prm_inputs, read_plain, read_prm_rows
+from rstar_cli.stages.verify_rows import is_checkable
 from rstar_cli.train import policy
 from rstar_cli.train.fit import is_held_out
 from rstar_cli.train.prm import count_updates
@@ -55,13 +58,18 @@ def dry_run_generate(place: GeneratePlace, config: GenerateConfig, run: RunDir |
     else:
         (model, _), (prm, prm_name) = policy_for(config, run, place.round), prm_for(config, run, place.round)
     if place.problems or run is None:
-        problems = read_source(place.problems or "", place.limit)
+        problems = read_source(place.problems or "", place.limit, _aside(place))
     else:
         problems = draw_problems(run, place.round)[: place.limit]
     summary = _begin("generate", config)
     summary.figures |= {"policy": model, "prm": prm_name, "problems": len(problems)}
     summary.figures["tokens to generate"] = _generate_cost(config, run, place.round, len(problems))
     return _models(summary, config, model, prm, problems)
+
+
+def _aside(place: GeneratePlace | VerifyPlace | TrainPlace | EvaluatePlace) -> Aside:
+    """Only counts bad lines where they are to be set aside."""
+    return Quarantine(None) if place.skip_bad_lines else STRICT
 
 
 def _generate_cost(config: GenerateConfig, run: RunDir | None, number: int, problems: int) -> str:
@@ -96,8 +104,12 @@ def dry_run_verify(place: VerifyPlace, config: VerifyConfig, run: RunDir | None)
     """What `verify` would do."""
     summary = _begin("verify", config)
     if run is None:
-        rows = sum(1 for _ in read_objects(place.input or "-"))
-        summary.figures["rows"] = rows
+        origin = place.input or "-"
+        aside = _aside(place)
+        summary.figures["rows"] = sum(
+            is_checkable(row, origin, line, aside) for line, row in read_objects(origin, aside)
+        )
+        summary.figures |= counted(aside)
     else:
         summary.figures["trees"] = str(run.require(run.round(place.round).trees, "generate", place.round))
     return summary
@@ -107,9 +119,9 @@ def dry_run_train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | No
     """What `train-policy` would do."""
     summary = _begin("train-policy", config)
     model = place.model or (run.recipe.run.base if run is not None else EMBEDDED)
-    _check_model(model)
+    check_files(model_path(model))
     if run is None:
-        rows = read_sft(plain_files("train-policy", place)[0], model)
+        rows = read_sft(plain_files("train-policy", place)[0], model, _aside(place))
     else:
         rows_of, previous = policy_inputs(place, config, run)
         model = place.model or str(previous or run.recipe.run.base)
@@ -126,12 +138,12 @@ def dry_run_train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | N
     summary = _begin("train-prm", config)
     if run is None:
         model = place.model or EMBEDDED
-        _check_model(model)
-        rows = read_plain(plain_files("train-prm", place)[0], model, config)
+        check_files(model_path(model))
+        rows = read_plain(plain_files("train-prm", place)[0], model, config, _aside(place))
     else:
         sources, policy = prm_inputs(place, config, run)
         model = place.model or str(policy)
-        _check_model(model)
+        check_files(model_path(model))
         rows = [row for row in read_prm_rows(sources, config) if is_learnt(row, config)]
     rows = chosen(rows, config)
     held_out, learnt = sum(is_held_out(row.problem_id, config) for row in rows), LEARNT[config.objective]
@@ -175,7 +187,7 @@ def dry_run_evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir |
         run.require(Path(run.policy_of(place.round)), "train-policy", place.round)
     model = place.policy or (run.policy_of(place.round) if run is not None else "embedded")
     if place.benchmark is not None or run is None:
-        problems = read_source(place.benchmark or "", place.limit)
+        problems = read_source(place.benchmark or "", place.limit, _aside(place))
         summary.figures["problems"] = len(problems)
     else:
         sets = {name: eval_problems(run, name, keep=False)[: place.limit] for name in run.recipe.eval_sets}
@@ -245,20 +257,14 @@ def _begin(stage: str, config: Settings) -> Summary:
     settings: dict[str, Any] = config.model_dump(mode="json")
     return Summary(
         f"{stage}: dry run, nothing was written",
-        figures={_flag(name): str(value) for name, value in settings.items()},
+        figures={_flag(name): redacted(str(value)) for name, value in settings.items()},
     )
 
 
 def _models(summary: Summary, config: SearchConfig, model: str, prm: str | None, problems: list[Problem]) -> Summary:
     """What hangs on the models: whether they fit, and the first prompt."""
     if config.engine == "transformers":
-        _check_model(model)
+        check_files(model_path(model))
         summary.figures |= memory_figures(config, model, prm)
     summary.figures["first prompt"] = render_prompt(problems[0].problem, few_shot_of(config, model))
     return summary
-
-
-def _check_model(model: str) -> None:
-    path = Path(model_path(model))
-    if path.is_dir() and base_of(path) is None and not (path / "config.json").exists():
-        raise SetupError(f"{path} holds no config.json: it is not a checkpoint", remedy="Give a checkpoint directory.")

@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Container
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from rstar_cli.layout import RunDir, make_folder, write_bytes
 from rstar_cli.locks import held
 from rstar_cli.options import EvaluatePlace
 from rstar_cli.progress import StageProgress
+from rstar_cli.quarantine import counted, notes, open_aside, refuse_without
 from rstar_cli.records import EvalRow, EvalSample, Problem, Verdict
-from rstar_cli.report import write_report
+from rstar_cli.report import figures_in, write_report
 from rstar_cli.search.sampling import derive_seed
 from rstar_cli.shards import Shard
 from rstar_cli.stages.common import (
@@ -67,12 +68,16 @@ class _Models:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One way of solving one set: `kind` is the middle part of the name of its rows' file."""
+    """One way of solving one set: `kind` is the middle part of the name of its rows' file.
+
+    `bad_lines` of the set's file were set aside.
+    """
 
     name: str
     kind: str
     problems: list[Problem]
     solve: Solver
+    bad_lines: int = 0
 
     @property
     def stage(self) -> str:
@@ -111,15 +116,15 @@ def _of_round(place: EvaluatePlace, config: EvaluateConfig, run: RunDir, stop: S
         files.manifest,
         place.part,
     )
+    refuse_without(place.skip_bad_lines, place.benchmark, "--benchmark")
+    summary = Summary(f"evaluate {place.which}", next_command=run.command("generate", number + 1))
     if place.benchmark is not None:
-        problems = read_source(place.benchmark, place.limit)
-        tasks = _tasks(eval_name(place.benchmark), problems, config, problems)
+        tasks = _benchmark(place.benchmark, place, config, files.evaluations, summary)
     else:
         tasks = []
         for name, table in run.recipe.eval_sets.items():
             problems = eval_problems(run, name)[: place.limit]
             tasks += _tasks(name, problems, config, _sampled(problems, table, run.recipe.run.seed))
-    summary = Summary(f"evaluate {place.which}", next_command=run.command("generate", number + 1))
     if place.part:
         summary.next_command = run.command("merge", number)
     _evaluate(tasks, models, config, summary, stop, log=place.log_samples)
@@ -138,14 +143,28 @@ def _without_run(place: EvaluatePlace, config: EvaluateConfig) -> Summary:
     folder = place.output or Path("eval") / re.sub(r"[^\w.-]+", "_", place.policy).strip("_.")
     prm = outside_prm(config.prm)
     models = _Models(place.policy, prm, place.policy, prm or "none", 0, folder, folder / "manifest.json", place.part)
-    problems = read_source(place.benchmark, place.limit)
-    tasks = _tasks(eval_name(place.benchmark), problems, config, problems)
     summary = Summary("evaluate")
+    tasks = _benchmark(place.benchmark, place, config, folder, summary)
     make_folder(folder)
     lock = folder / ".evaluate.lock"
     with held(place.part.path(lock) if place.part else lock, f"the evaluations in {folder}"):
         _evaluate(tasks, models, config, summary, None, log=place.log_samples)
     return summary
+
+
+def _benchmark(
+    source: str, place: EvaluatePlace, config: EvaluateConfig, folder: Path, summary: Summary
+) -> list[_Task]:
+    """What is asked for on a benchmark or a file of problems; its bad lines are told in the summary."""
+    name = eval_name(source)
+    with ExitStack() as stack:
+        if place.skip_bad_lines:
+            make_folder(folder)
+        aside = open_aside(stack, place.skip_bad_lines, folder / f"{name}.quarantine.jsonl")
+        problems = read_source(source, place.limit, aside)
+    summary.notes, summary.partial = notes(aside), bool(counted(aside))
+    tasks = _tasks(name, problems, config, problems)
+    return [replace(task, bad_lines=counted(aside).get("bad lines", 0)) for task in tasks]
 
 
 def prm_for(config: EvaluateConfig, run: RunDir, number: int) -> tuple[str | None, str]:
@@ -302,8 +321,9 @@ def _solve(
             record.stopped(tokens)
             return False
         journal.finish([p.id for p in problems], output)
+    counts = {"problems": len(problems)} | ({"bad lines": task.bad_lines} if task.bad_lines else {})
     failed = {"failed": dict(crew.failed)} if crew.failed else {}
-    record.complete({"problems": len(problems), **failed}, tokens)
+    record.complete(counts | failed, tokens)
     return True
 
 
@@ -319,7 +339,10 @@ def _give_up(problems: list[Problem], failed: Container[str], samples: int, jour
 def write_figures(folder: Path, name: str, kind: str, figures: dict[str, dict[str, Any]]) -> None:
     """Put a kind's methods beside those of other kinds whose rows are there; the file changes only where they do."""
     path = folder / f"{name}.json"
-    known = orjson.loads(path.read_bytes()) if path.exists() else {}
+    known = {}
+    if path.exists():
+        figures_in(path)  # refuses a damaged file
+        known = orjson.loads(path.read_bytes())
     others = {
         method: told
         for method, told in known.items()

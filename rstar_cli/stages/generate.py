@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from rstar_cli.layout import RunDir, make_folder
 from rstar_cli.locks import held
 from rstar_cli.options import GeneratePlace
 from rstar_cli.progress import StageProgress
+from rstar_cli.quarantine import beside, counted, notes, open_aside, refuse_without
 from rstar_cli.records import Problem
 from rstar_cli.search.sampling import derive_seed
 from rstar_cli.stages.budget import Budget
@@ -85,7 +87,10 @@ def _on_round(place: GeneratePlace, config: GenerateConfig, run: RunDir, stop: S
     files = run.round(place.round)
     model, policy_name = policy_for(config, run, place.round)
     prm, prm_name = prm_for(config, run, place.round)
-    problems = round_problems(run, place.round, place.problems, place.limit)
+    refuse_without(place.skip_bad_lines, place.problems, "--problems")
+    with ExitStack() as stack:
+        aside = open_aside(stack, place.skip_bad_lines, beside(files.problems))
+        problems = round_problems(run, place.round, place.problems, place.limit, aside)
     contaminated = refuse_overlaps(run, problems, config, place.problems or files.problems)
     few_shot = few_shot_of(config, model)
     seed = run.recipe.run.seed
@@ -105,9 +110,11 @@ def _on_round(place: GeneratePlace, config: GenerateConfig, run: RunDir, stop: S
         )
     if contaminated:
         summary.notes.append(f"{contaminated} of these problems are in an evaluation set, too.")
+    summary.notes += notes(aside)
+    more = counted(aside) | ({"contaminated": contaminated} if contaminated else {})
     part = list(place.part.of(problems)) if place.part else problems
     task = _Task(part, model, prm, few_shot, derive_seed(seed, place.round), record.outputs[0])
-    return _unless_done(task, config, record, summary, stop, contaminated)
+    return _unless_done(task, config, record, summary, stop, more)
 
 
 def policy_for(config: GenerateConfig, run: RunDir, number: int) -> tuple[str, str]:
@@ -138,7 +145,9 @@ def _on_files(place: GeneratePlace, config: GenerateConfig) -> Summary:
         )
     if place.problems is None or place.output is None:
         raise UsageError("--output needs --problems", remedy="Give both, or neither and a --run.")
-    problems = read_source(place.problems, place.limit)
+    with ExitStack() as stack:
+        aside = open_aside(stack, place.skip_bad_lines, beside(place.output))
+        problems = read_source(place.problems, place.limit, aside)
     model = "embedded" if config.policy == "auto" else config.policy
     prm = outside_prm(config.prm)
     few_shot = few_shot_of(config, model)
@@ -148,9 +157,10 @@ def _on_files(place: GeneratePlace, config: GenerateConfig) -> Summary:
     record = StageRecord(manifest, "generate", identity, {}, [place.output], told_by_rows=True, shard=place.part)
     part = list(place.part.of(problems)) if place.part else problems
     task = _Task(part, model, prm, few_shot, derive_seed(0, 1), record.outputs[0])
+    summary = Summary("generate", files=[*record.outputs, manifest], notes=notes(aside))
     make_folder(task.output.parent)
     with held(task.output.with_name(f".{task.output.name}.lock"), str(task.output)):
-        return _unless_done(task, config, record, Summary("generate", files=[*record.outputs, manifest]), None)
+        return _unless_done(task, config, record, summary, None, counted(aside))
 
 
 def _unless_done(
@@ -159,8 +169,19 @@ def _unless_done(
     record: StageRecord,
     summary: Summary,
     stop: Stop | None,
-    contaminated: int = 0,
+    more: Mapping[str, int],
 ) -> Summary:
+    """Search, unless it was done before.
+
+    Args:
+        task: what to search.
+        config: settings.
+        record: the stage's entry in the manifest.
+        summary: is filled in.
+        stop: the run's budget.
+        more: what was told of the problems before: further counts of the manifest.
+    """
+    summary.partial = "bad lines" in more
     if record.is_complete():
         return record.told_again(summary)
     record.begin()
@@ -176,8 +197,7 @@ def _unless_done(
         f"{figures['solved']} of {figures['searched now']} solved, {figures['tokens generated']:,} tokens"
     )
     counts = {name: figures[name] for name in ("problems", "searched now", "left", "solved", "engine idle")}
-    counts |= {"contaminated": contaminated} if contaminated else {}
-    counts |= {"failed": summary.failed} if summary.failed else {}
+    counts |= {**more, **({"failed": summary.failed} if summary.failed else {})}
     tokens = {"generated": figures["tokens generated"], "prefilled": figures["tokens prefilled"]}
     summary.data = counts
     if figures["stopped"]:

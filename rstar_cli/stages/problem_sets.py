@@ -10,7 +10,7 @@ from pathlib import Path
 from rstar_cli.config import EvalSetConfig, parse_levels
 from rstar_cli.contamination import Known
 from rstar_cli.errors import ConfigMismatchError, DataError, UsageError
-from rstar_cli.jsonl import read_rows, write_rows
+from rstar_cli.jsonl import STRICT, Aside, read_rows, read_unique, write_rows
 from rstar_cli.layout import RunDir, make_folder
 from rstar_cli.records import Problem, Tree, Verdict
 from rstar_cli.search.sampling import derive_seed
@@ -19,11 +19,11 @@ LEAST_WEIGHT = 0.02
 """Weight of a level that every first rollout solved, or none; the most is 0.25."""
 
 
-def read_source(source: str, limit: int | None) -> list[Problem]:
-    """Problems of a file or a benchmark, all with answers."""
+def read_source(source: str, limit: int | None, aside: Aside = STRICT) -> list[Problem]:
+    """Problems of a file or a benchmark, all with answers; `aside` takes a file's bad lines."""
     from rstar_cli.problems.sources import resolve
 
-    problems = list(islice(resolve(source), limit))
+    problems = list(islice(resolve(source, aside=aside), limit))
     if not problems:
         raise DataError("holds no problem", path=source)
     return problems
@@ -34,7 +34,9 @@ def content_of(problems: Sequence[Problem]) -> list[int]:
     return [len(problems), derive_seed(*sorted(f"{p.id}\x1f{p.problem}\x1f{p.answer}" for p in problems))]
 
 
-def round_problems(run: RunDir, number: int, source: str | None, limit: int | None) -> list[Problem]:
+def round_problems(
+    run: RunDir, number: int, source: str | None, limit: int | None, aside: Aside = STRICT
+) -> list[Problem]:
     """The exact problem set of a round: as kept, as given, or drawn from the run's pool or the generator.
 
     Args:
@@ -42,17 +44,18 @@ def round_problems(run: RunDir, number: int, source: str | None, limit: int | No
         number: the round, from 1.
         source: file or benchmark that replaces the round's own.
         limit: take only the first so many.
+        aside: takes bad lines of `source`.
 
     Raises:
         ConfigMismatchError: another set is kept and trees were begun on it.
     """
     files = run.round(number)
-    kept = list(read_rows(files.problems, Problem)) if files.problems.exists() else None
+    kept = list(read_unique(files.problems, Problem, "id")) if files.problems.exists() else None
     if kept is not None and source is None and (limit is None or limit == len(kept)):
         return kept
     if source is None:
         _keep_pool(run)
-    wanted = read_source(source, limit) if source else draw_problems(run, number)[:limit]
+    wanted = read_source(source, limit, aside) if source else draw_problems(run, number)[:limit]
     if kept is not None and content_of(kept) == content_of(wanted):  # the order makes no difference
         return kept
     if kept is not None:
@@ -131,7 +134,7 @@ def _level_weights(run: RunDir, number: int) -> dict[int, float]:
 def _pool(run: RunDir) -> list[Problem] | None:
     """The problems that rounds draw from: those imported into the run, else the recipe's source; None: generated."""
     if run.pool.exists():
-        return list(read_rows(run.pool, Problem))
+        return list(read_unique(run.pool, Problem, "id"))
     source = run.recipe.run.source
     return None if source == "synthetic" else read_source(source, None)
 
@@ -147,7 +150,7 @@ def eval_problems(run: RunDir, name: str, *, keep: bool = True) -> list[Problem]
     """An evaluation set of the run's recipe; made on first use and, with `keep`, written."""
     path = run.eval_set(name)
     if path.exists():
-        return list(read_rows(path, Problem))
+        return list(read_unique(path, Problem, "id"))
     problems = _make_eval_set(run.recipe.run.seed, name, run.recipe.eval_sets[name])
     if keep:
         make_folder(path.parent)

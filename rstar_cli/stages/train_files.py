@@ -15,16 +15,16 @@ in TRL. `problem_id` is taken where a row has one; else rows of one prompt are o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import chain, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from rstar_cli.errors import DataError
-from rstar_cli.jsonl import read_rows
+from rstar_cli.jsonl import STRICT, Aside, parse_row
 from rstar_cli.problems.formats import read_file
 from rstar_cli.prompts import ANSWER_END, PROMPT_TAIL, STEP_STOPS, split_solution
 from rstar_cli.records import PairRow, Row, RowSegment, SftRow, StepLabelRow
@@ -33,29 +33,30 @@ from rstar_cli.stages.chat import Chat, ChatError
 RowT = TypeVar("RowT", bound=Row)
 
 
-def read_sft(path: Path, model: str) -> list[SftRow]:
+def read_sft(path: Path, model: str, aside: Aside = STRICT) -> list[SftRow]:
     """Rows to train a policy on.
 
     Args:
         path: the file.
         model: the policy that will be trained: its tokenizer knows the end token and the chat template.
+        aside: takes bad lines.
 
     Raises:
         DataError: no such file, no row, or a bad one; names line and field.
         StorageError: the file can't be read.
         SetupError: the model's tokenizer can't be found.
     """
-    return _read(path, SftRow, "steps", SFT_FORMATS, Chat(model))
+    return _read(path, SftRow, "steps", SFT_FORMATS, Chat(model), aside)
 
 
-def read_pairs(path: Path, model: str) -> list[PairRow]:
+def read_pairs(path: Path, model: str, aside: Aside = STRICT) -> list[PairRow]:
     """Preference pairs to train a PRM on; arguments and errors as of `read_sft`."""
-    return _read(path, PairRow, "prefix", PAIR_FORMATS, Chat(model))
+    return _read(path, PairRow, "prefix", PAIR_FORMATS, Chat(model), aside)
 
 
-def read_step_labels(path: Path, model: str) -> list[StepLabelRow]:
+def read_step_labels(path: Path, model: str, aside: Aside = STRICT) -> list[StepLabelRow]:
     """Solutions with labelled steps to train a PRM on; arguments and errors as of `read_sft`."""
-    return _read(path, StepLabelRow, "values", LABEL_FORMATS, Chat(model))
+    return _read(path, StepLabelRow, "values", LABEL_FORMATS, Chat(model), aside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,38 +161,60 @@ class Format(NamedTuple, Generic[RowT]):
         return all(name in fields for name in self.fields)
 
 
-def _read(path: Path, own: type[RowT], mark: str, formats: Sequence[Format[RowT]], chat: Chat) -> list[RowT]:
-    """The rows of a file, which are ours where the first has the field `mark`."""
-    rows = (Source(path, line, fields) for line, fields in read_file(path))
-    first = next(rows, None)
-    if first is None:
-        raise DataError("there is no row in it", path=path, remedy=f"Give a file of rows of {_any_of(own, formats)}.")
-    if mark in first.fields:
-        return list(read_rows(path, own))
-    chosen = next((each for each in formats if each.fits(first.fields)), None)
-    if chosen is None:
-        raise DataError(
-            f"no training row: it has {', '.join(first.fields) or 'no field'}",
-            path=path,
-            line=first.line,
-            remedy=_for_another(first.fields) or f"Give rows of {_any_of(own, formats)}.",
-        )
-    return [chosen.read(row, chat) for row in _alike(chain([first], rows), chosen, formats)]
+def _read(
+    path: Path, own: type[RowT], mark: str, formats: Sequence[Format[RowT]], chat: Chat, aside: Aside
+) -> list[RowT]:
+    """The rows of a file, all of the format of the first one; it is ours where that has the field `mark`."""
+    read: list[RowT] = []
+    chosen: Format[RowT] | None = None
+    row = None
+    for line, fields in read_file(path, aside):
+        row = Source(path, line, fields)
+        try:
+            if chosen is None:
+                chosen = Format((mark,), _ours(own)) if mark in fields else _choose(row, own, formats)
+            read.append(chosen.read(_alike(row, chosen, formats), chat))
+        except DataError as error:
+            aside.take(error)
+    if not read:
+        why = "there is no row in it" if row is None else "every row of it is bad"
+        raise DataError(why, path=path, remedy=f"Give a file of rows of {_any_of(own, formats)}.")
+    return read
 
 
-def _alike(rows: Iterable[Source], chosen: Format[RowT], formats: Sequence[Format[RowT]]) -> Iterator[Source]:
-    """The rows, each of the chosen format.
+def _ours(own: type[RowT]) -> Callable[[Source, Chat], RowT]:
+    return lambda row, _: parse_row(row.fields, own, row.path, row.line)
+
+
+def _choose(first: Source, own: type[RowT], formats: Sequence[Format[RowT]]) -> Format[RowT]:
+    """The format of a row.
 
     Raises:
-        DataError: one is of another format, or of none.
+        DataError: it has none.
     """
-    for row in rows:
-        if not chosen.fits(row.fields):
-            other = next((each for each in formats if each.fits(row.fields)), None)
-            missing = next(name for name in chosen.fields if name not in row.fields)
-            why = f"a row of {other}, where the first row has {chosen}" if other else "is missing"
-            raise row.error(missing, why, f"every row of this file must have {chosen}")
-        yield row
+    for each in formats:
+        if each.fits(first.fields):
+            return each
+    raise DataError(
+        f"no training row: it has {', '.join(first.fields) or 'no field'}",
+        path=first.path,
+        line=first.line,
+        remedy=_for_another(first.fields) or f"Give rows of {_any_of(own, formats)}.",
+    )
+
+
+def _alike(row: Source, chosen: Format[RowT], formats: Sequence[Format[RowT]]) -> Source:
+    """The row, if it is of the chosen format.
+
+    Raises:
+        DataError: it is of another one, or of none.
+    """
+    if not chosen.fits(row.fields):
+        other = next((each for each in formats if each.fits(row.fields)), None)
+        missing = next(name for name in chosen.fields if name not in row.fields)
+        why = f"a row of {other}, where the first row has {chosen}" if other else "is missing"
+        raise row.error(missing, why, f"every row of this file must have {chosen}")
+    return row
 
 
 def _for_another(fields: Mapping[str, Any]) -> str:

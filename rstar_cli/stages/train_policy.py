@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,11 @@ from rstar_cli.adapters import base_of
 from rstar_cli.config import TrainPolicyConfig
 from rstar_cli.errors import DataError, UsageError
 from rstar_cli.extract import merge_rounds
-from rstar_cli.jsonl import read_rows
+from rstar_cli.jsonl import Aside, read_rows
 from rstar_cli.layout import EMBEDDED, RunDir, model_path, read_manifest
 from rstar_cli.options import TrainPlace
 from rstar_cli.progress import StageProgress
+from rstar_cli.quarantine import beside, counted, notes, open_aside, refuse_without
 from rstar_cli.ranks import is_main
 from rstar_cli.records import SftRow
 from rstar_cli.report.loss import draw_loss
@@ -37,6 +39,7 @@ def train(place: TrainPlace, config: TrainPolicyConfig, run: RunDir | None) -> S
     """
     if run is None:
         return _on_files(place, config)
+    refuse_without(place.skip_bad_lines, None, "--input")
     if place.round < 1:
         raise UsageError("round 0 is the base model: there is nothing to train", remedy="Give --round 1 or later.")
     with run.locked("train-policy", place.round):
@@ -133,7 +136,9 @@ def _on_files(place: TrainPlace, config: TrainPolicyConfig) -> Summary:
         raise UsageError("--start previous is a run's, and this is work outside one", remedy="Name it with --model.")
     summary = Summary("train-policy", files=[output])
     model = place.model or EMBEDDED
-    _fit(read_sft(source, model), model, output, config, summary)
+    with set_aside(place, output, summary) as aside:
+        rows = read_sft(source, model, aside)
+    _fit(rows, model, output, config, summary)
     if not is_main():
         return summary
     draw_loss(output, "token")
@@ -152,6 +157,15 @@ def plain_files(stage: str, place: TrainPlace) -> tuple[Path, Path]:
     if place.output.exists():
         raise UsageError(f"{place.output} exists already", remedy="Give a new --output.")
     return place.input, place.output
+
+
+@contextmanager
+def set_aside(place: TrainPlace, output: Path, summary: Summary) -> Iterator[Aside]:
+    """Takes the bad lines of a training's input where that is asked for; the summary tells of them."""
+    with ExitStack() as stack:
+        aside = open_aside(stack, place.skip_bad_lines and is_main(), beside(output))
+        yield aside
+    summary.notes, summary.partial = notes(aside), bool(counted(aside))
 
 
 def check_adapters(model: str, config: TrainPolicyConfig) -> None:
@@ -187,12 +201,15 @@ def _fit(
     record: StageRecord | None = None,
 ) -> None:
     from rstar_cli.train.policy import count_updates, train_policy
+    from rstar_cli.train.ready import on_smaller_batch
 
     check_adapters(model_path(model), config)
     file = record.progress if record is not None else None
     with StageProgress(summary.stage, count_updates(rows, config), file=file) as progress:
-        report = train_policy(
-            rows, model=model_path(model), output=output, config=config, on_progress=show_on(progress, record)
+        show = show_on(progress, record)
+        report, smaller = on_smaller_batch(
+            lambda asked: train_policy(rows, model=model_path(model), output=output, config=asked, on_progress=show),
+            config,
         )
     summary.figures = {
         "start": model,
@@ -203,6 +220,7 @@ def _fit(
         "first loss": round(report.first_loss, 4),
         "final loss": round(report.final_loss, 4),
         **_held_out_figures(report),
+        **smaller,
         "seconds": round(report.seconds, 1),
     }
     summary.headline = f"{report.rows:,} rows, loss {report.first_loss:.3f} to {report.final_loss:.3f}"

@@ -8,11 +8,12 @@ from typing import Any
 
 from rstar_cli.config import TrainPrmConfig
 from rstar_cli.errors import DataError, UsageError
-from rstar_cli.jsonl import read_rows
+from rstar_cli.jsonl import Aside, read_rows
 from rstar_cli.layout import EMBEDDED, RunDir, model_path
 from rstar_cli.metrics import told
 from rstar_cli.options import TrainPlace
 from rstar_cli.progress import StageProgress
+from rstar_cli.quarantine import refuse_without
 from rstar_cli.ranks import is_main
 from rstar_cli.records import PairRow, StepLabelRow
 from rstar_cli.report.loss import draw_loss
@@ -20,10 +21,11 @@ from rstar_cli.stages.common import StageRecord, Summary
 from rstar_cli.stages.contaminated import refuse_trained
 from rstar_cli.stages.push import pushed
 from rstar_cli.stages.train_files import read_pairs, read_step_labels
-from rstar_cli.stages.train_policy import check_fresh, plain_files, show_on
+from rstar_cli.stages.train_policy import check_fresh, plain_files, set_aside, show_on
 from rstar_cli.train import prm, prm_report
 from rstar_cli.train.fit import is_held_out
 from rstar_cli.train.prm_data import LEARNT, PrmRow, is_learnt
+from rstar_cli.train.ready import on_smaller_batch
 
 
 def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> Summary:
@@ -38,11 +40,14 @@ def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> 
         source, output = plain_files("train-prm", place)
         summary = Summary("train-prm", files=[output])
         model = place.model or EMBEDDED
-        _fit(read_plain(source, model, config), model, output, config, summary)
+        with set_aside(place, output, summary) as aside:
+            rows = read_plain(source, model, config, aside)
+        _fit(rows, model, output, config, summary)
         if not is_main():
             return summary
         draw_loss(output, prm.loss_unit(config))
         return pushed(summary, output, place)
+    refuse_without(place.skip_bad_lines, None, "--input")
     with run.locked("train-prm", place.round):
         return _of_round(place, config, run)
 
@@ -121,9 +126,9 @@ def read_prm_rows(sources: Mapping[int, Sequence[Path]], config: TrainPrmConfig)
     return [row for row in rows if is_learnt(row, config) or is_held_out(row.problem_id, config)]
 
 
-def read_plain(source: Path, model: str, config: TrainPrmConfig) -> Sequence[PrmRow]:
+def read_plain(source: Path, model: str, config: TrainPrmConfig, aside: Aside) -> Sequence[PrmRow]:
     """The rows of a plain file, of the kind that the objective learns from; errors as of `read_pairs`."""
-    return read_pairs(source, model) if config.objective == "ppm" else read_step_labels(source, model)
+    return read_pairs(source, model, aside) if config.objective == "ppm" else read_step_labels(source, model, aside)
 
 
 def _fit(
@@ -137,7 +142,10 @@ def _fit(
     file = record.progress if record is not None else None
     with StageProgress(summary.stage, prm.count_updates(rows, config), file=file) as progress:
         show = show_on(progress, record)
-        report = prm.train_prm(rows, model=model_path(model), output=output, config=config, on_progress=show)
+        report, smaller = on_smaller_batch(
+            lambda asked: prm.train_prm(rows, model=model_path(model), output=output, config=asked, on_progress=show),
+            config,
+        )
     learnt = LEARNT[config.objective]
     summary.data = {
         "start": model,
@@ -149,6 +157,7 @@ def _fit(
         "final loss": round(report.final_loss, 4),
         "held-out accuracy": report.held_out,
         "held-out ranking": report.ranking,
+        **smaller,
         "seconds": round(report.seconds, 1),
     }
     summary.figures = _figures(summary.data)

@@ -14,12 +14,13 @@ from rstar_cli.errors import DataError, UsageError
 from rstar_cli.extract import Trajectory, choose, pair_rows, sft_rows, solution, step_label_rows, trajectories
 from rstar_cli.grader import Grader
 from rstar_cli.journal import Journal
-from rstar_cli.jsonl import dump, read_rows, replacing
+from rstar_cli.jsonl import dump, read_unique, replacing
 from rstar_cli.layout import RunDir
 from rstar_cli.options import VerifyPlace
 from rstar_cli.problems.genuine import is_genuine
 from rstar_cli.progress import StageProgress
 from rstar_cli.prompts import join_program, parse_step
+from rstar_cli.quarantine import refuse_without
 from rstar_cli.records import Problem, Row, SftRow, SolutionRow, Tree, Verdict, VerifiedRow
 from rstar_cli.sandbox import Sandbox
 from rstar_cli.stages.common import StageRecord, Summary, open_grader, open_sandbox, partial
@@ -36,6 +37,7 @@ def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
         config: settings.
         run: the run.
     """
+    refuse_without(place.skip_bad_lines, None, "--input")
     if place.round < 1:
         raise UsageError("round 0 has no trees to verify", remedy="Give --round 1 or later.")
     with run.locked("verify", place.round, place.part):
@@ -46,7 +48,7 @@ def _of_round(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
     number, part = place.round, place.part
     files = run.round(number)
     run.require(files.trees, "generate", number)
-    problems = {p.id: p for p in read_rows(run.require(files.problems, "generate", number), Problem)}
+    problems = {p.id: p for p in read_unique(run.require(files.problems, "generate", number), Problem, "id")}
     outputs = [files.solutions, files.sft, files.pairs, files.step_labels]
     inputs = {"problems": files.problems, "trees": files.trees}
     record = StageRecord(files.manifest, "verify", config.identity(), inputs, outputs, shard=part)
@@ -57,7 +59,7 @@ def _of_round(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
     record.begin()
 
     def trees() -> Iterator[Tree]:
-        rows = read_rows(files.trees, Tree)
+        rows = read_unique(files.trees, Tree, "problem_id")
         return part.of(rows) if part else rows
 
     with Journal(partial(record.outputs[0])) as journal:

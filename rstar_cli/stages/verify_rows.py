@@ -16,10 +16,11 @@ from rstar_cli.config import VerifyConfig
 from rstar_cli.cores import count_cores
 from rstar_cli.errors import DataError, UsageError
 from rstar_cli.grader import Grader, extract_answer
-from rstar_cli.jsonl import dump, read_objects, replacing
+from rstar_cli.jsonl import STRICT, Aside, dump, read_objects, replacing
 from rstar_cli.options import VerifyPlace
 from rstar_cli.prompts import CODE, CODE_END, STEP_END
 from rstar_cli.protocols import ExecutionResult, Grade
+from rstar_cli.quarantine import beside, counted, notes, open_aside
 from rstar_cli.records import Verdict
 from rstar_cli.sandbox import Sandbox
 from rstar_cli.stages.common import Summary, open_grader, open_sandbox, refuse_run_flags
@@ -46,35 +47,45 @@ def verify_rows(place: VerifyPlace, config: VerifyConfig) -> Summary:
         raise UsageError("--input and --output go together", remedy="Give both, or neither and a --run.")
     if place.input != "-" and Path(place.input).resolve() == Path(place.output).resolve():
         raise UsageError("--output would replace --input", remedy="Give another --output.")
+    if place.skip_bad_lines and place.input == place.output == "-":
+        raise UsageError("--skip-bad-lines needs a file to set them aside beside", remedy="Give --output FILE.")
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
         sandbox = stack.enter_context(open_sandbox(config))
         grader = stack.enter_context(open_grader(config))
         write = stack.enter_context(replacing(place.output))
-        for row in checked(read_objects(place.input), place.input, sandbox, grader):
+        target = beside(place.input if place.output == "-" else place.output)
+        aside = open_aside(stack, place.skip_bad_lines, target)
+        for row in checked(read_objects(place.input, aside), place.input, sandbox, grader, aside):
             write(dump(row))
             counts[NO_GOLD if row["decided_by"] == NO_GOLD else row["verdict"]] += 1
-    summary = Summary("verify", figures={"rows": counts.total(), **counts}, data=dict(counts))
+    bad = counted(aside)
+    summary = Summary("verify", {"rows": counts.total(), **counts, **bad}, data={**counts, **bad})
+    summary.notes, summary.partial = notes(aside), bool(bad)
     if place.output != "-":
         summary.files.append(Path(place.output))
     return summary
 
 
-def checked(rows: Iterator[tuple[int, Row]], origin: str, sandbox: Sandbox, grader: Grader) -> Iterator[Row]:
+def checked(
+    rows: Iterator[tuple[int, Row]], origin: str, sandbox: Sandbox, grader: Grader, aside: Aside = STRICT
+) -> Iterator[Row]:
     """The rows with `verdict`, `predicted_answer`, `decided_by` and, where code ran, `execution`; in order.
 
     The sandbox reads ahead in a thread of its own, so a finished row comes out even while the input stays open.
     """
     read: deque[tuple[Row, str | None, str | None]] = deque()  # row, answer in its text, program
 
-    def programs() -> Iterator[str]:
+    def programs() -> Iterator[str | None]:
         for line, row in rows:
-            kind = _kind(row, origin, line)
+            if not is_checkable(row, origin, line, aside):
+                continue
+            kind = next(kind for kind in KINDS if row.get(kind) is not None)
             text = str(row[kind])
             predicted = text if kind == "prediction" else extract_answer(text) if kind == "solution" else None
             program = None if predicted is not None else text if kind == "code" else _program(text)
             read.append((row, predicted, program))
-            yield program or ""  # a row without code takes its turn with an empty program
+            yield program
 
     def ran() -> Iterator[tuple[Row, str | None, ExecutionResult | None]]:
         for result in sandbox.run_many(programs()):
@@ -117,11 +128,21 @@ def _side_by_side(function: Callable[[ItemT], Row], items: Iterator[ItemT]) -> I
             left.set()
 
 
-def _kind(row: Row, origin: str, line: int) -> str:
-    """Which field of a row is to be checked.
+def is_checkable(row: Row, origin: str, line: int, aside: Aside = STRICT) -> bool:
+    """Whether a row has what is needed; one that has not goes to `aside`."""
+    try:
+        _check(row, origin, line)
+    except DataError as error:
+        aside.take(error)
+        return False
+    return True
+
+
+def _check(row: Row, origin: str, line: int) -> None:
+    """Refuse a row without a gold answer, or with none or several things to check.
 
     Raises:
-        DataError: none, several, or a field that is not text.
+        DataError: says which field.
     """
     given = [kind for kind in KINDS if row.get(kind) is not None]
     if len(given) != 1:
@@ -142,7 +163,6 @@ def _kind(row: Row, origin: str, line: int) -> str:
     for name in (given[0], "answer"):
         if row.get(name) is not None and not isinstance(row[name], str | int | float):
             raise DataError("must be text", path=origin, line=line, field=name)
-    return given[0]
 
 
 def _judged(row: Row, predicted: str | None, ran: ExecutionResult | None, grader: Grader) -> Row:

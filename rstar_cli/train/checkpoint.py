@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from rstar_cli.adapters import STEPS, base_of, merge
+from rstar_cli.checkpoint_files import UNFIT, check_files, not_loaded
 from rstar_cli.errors import SetupError, StorageError
+from rstar_cli.jsonl import storage_error
 from rstar_cli.locks import held
 from rstar_cli.ranks import is_main
 
@@ -22,34 +24,45 @@ if TYPE_CHECKING:
     Format = torch.dtype | Literal["4bit"] | None
 
 
-def load_model(model: str | Path, *, dtype: Format, attention: str) -> PreTrainedModel:
-    """Load a causal language model: safetensors only, and never the code that a checkpoint may bring.
+_REMEDY = "Give a checkpoint directory with config.json and safetensors, or a hub id that this machine can reach."
+
+
+def load_model(model: str | Path, *, dtype: Format, attention: str, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Load a causal language model: safetensors only, and code that a checkpoint brings only where it is trusted.
 
     Args:
         model: checkpoint directory, one of LoRA adapters (which are merged into their base), or hub id.
         dtype: of the weights in memory; None keeps the checkpoint's own, `4bit` quantises all matrices but heads and
             embeddings.
         attention: name of the attention function.
+        trust_remote_code: run the checkpoint's own code.
 
     Raises:
         SetupError: it can't be found, or is not such a model.
     """
     from transformers import AutoModelForCausalLM
 
-    return cast("PreTrainedModel", _load(AutoModelForCausalLM, model, dtype=dtype, attention=attention)[0])
+    trust = {"trust_remote_code": trust_remote_code}
+    return cast("PreTrainedModel", _load(AutoModelForCausalLM, model, dtype=dtype, attention=attention, **trust)[0])
 
 
-def load_merged(adapters: Path, task: Task) -> PreTrainedModel:
+def load_merged(adapters: Path, task: Task, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """The base of a training's adapters as it is stored, on the CPU, with the adapters merged into it."""
     import transformers
 
     kind = {"CAUSAL_LM": transformers.AutoModelForCausalLM, "SEQ_CLS": transformers.AutoModelForSequenceClassification}
     labels = {"num_labels": 1, "problem_type": "regression"} if task == "SEQ_CLS" else {}
-    return cast("PreTrainedModel", _load(kind[task], adapters, dtype=None, attention="sdpa", **labels)[0])
+    more = {"trust_remote_code": trust_remote_code, **labels}
+    return cast("PreTrainedModel", _load(kind[task], adapters, dtype=None, attention="sdpa", **more)[0])
 
 
 def load_scorer(
-    model: str | Path, tokenizer: PreTrainedTokenizerBase, *, dtype: Format, attention: str
+    model: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    dtype: Format,
+    attention: str,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Load a language model with a head of one score, read at a row's last token; as careful as `load_model`.
 
@@ -60,6 +73,7 @@ def load_scorer(
         tokenizer: of the model; one and the same padding token is set in both.
         dtype: as of `load_model`. The head is float32: it always moves.
         attention: name of the attention function.
+        trust_remote_code: run the checkpoint's own code.
 
     Raises:
         SetupError: it can't be found, or is not such a model.
@@ -71,6 +85,7 @@ def load_scorer(
         model,
         dtype=dtype,
         attention=attention,
+        trust_remote_code=trust_remote_code,
         num_labels=1,
         problem_type="regression",  # pipelines hand out the score itself, not its sigmoid
     )
@@ -105,24 +120,20 @@ def _load(kind: Any, model: str | Path, *, dtype: Format, attention: str, **more
     from safetensors import SafetensorError
 
     base = base_of(model)
+    check_files(model)
+    check_files(base or model)
     try:
         net, info = kind.from_pretrained(
             str(base or model),
             **({"dtype": "auto" if dtype is None else dtype} if dtype != "4bit" else _four_bits()),
             attn_implementation=attention,
             use_safetensors=True,
-            trust_remote_code=False,
             output_loading_info=True,
             **more,
         )
         return (net if base is None else merge(net, model)), set(info["missing_keys"])
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SetupError(
-            f"no causal language model at {model}: {reason}",
-            remedy="Give a checkpoint directory with config.json and safetensors, or a hub id that this machine can "
-            "reach. Checkpoints that need their own code are not run.",
-        ) from error
+    except (*UNFIT, SafetensorError) as error:
+        raise not_loaded("causal language model", model, error, _REMEDY) from error
 
 
 def _four_bits() -> dict[str, Any]:
@@ -140,7 +151,7 @@ def _four_bits() -> dict[str, Any]:
     return {"quantization_config": settings, "dtype": torch.bfloat16, "device_map": {"": "cuda"}}
 
 
-def stored_dtype(model: str | Path) -> torch.dtype:
+def stored_dtype(model: str | Path, *, trust_remote_code: bool = False) -> torch.dtype:
     """Number format that a checkpoint's weights are stored in (float32 where it does not say).
 
     Raises:
@@ -150,14 +161,9 @@ def stored_dtype(model: str | Path) -> torch.dtype:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(str(base_of(model) or model), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SetupError(
-            f"no model config at {model}: {reason}",
-            remedy="Give a checkpoint directory with config.json and safetensors, or a hub id that this machine can "
-            "reach. Checkpoints that need their own code are not run.",
-        ) from error
+        config = AutoConfig.from_pretrained(str(base_of(model) or model), trust_remote_code=trust_remote_code)
+    except UNFIT as error:
+        raise not_loaded("model config", model, error, _REMEDY) from error
     dtype = config.get_text_config().dtype
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
@@ -190,7 +196,7 @@ def workspace(output: Path) -> Iterator[Path]:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}", remedy="Give an --output that can be written.") from error
+        raise storage_error(path, "make", error) from error
     with held(path / LOCK, str(output)):
         try:
             yield path

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from rstar_cli import interrupts
 from rstar_cli.adapters import STEPS
 from rstar_cli.config import TrainConfig
-from rstar_cli.errors import DataError, SetupError, UsageError
+from rstar_cli.errors import DataError, MemoryFullError, UsageError
 from rstar_cli.jsonl import write_rows
 from rstar_cli.ranks import is_main, is_sharded, world_size
 from rstar_cli.train.batches import Update, plan_updates
@@ -29,7 +29,7 @@ from rstar_cli.train.checkpoint import BESIDE, Task, stored_dtype
 from rstar_cli.train.lora import with_adapters, without_adapters
 from rstar_cli.train.machine import Machine
 from rstar_cli.train.optimizers import linear_schedule, make_optimizer
-from rstar_cli.train.plan_trainer import Report, Setup, check_reporter
+from rstar_cli.train.plan_trainer import Report, Setup
 from rstar_cli.train.resume import (
     HeldOut,
     Saves,
@@ -237,12 +237,11 @@ def fit(
 
     Raises:
         DataError: a loss that is not a number.
-        SetupError: out of device memory, or the package that losses are reported by is not there.
+        MemoryFullError: out of device memory.
         StorageError: a state can't be saved.
     """
     import torch
 
-    check_reporter(config.report_to)
     try:
         if config.dtype != "4bit" and not is_sharded():  # is there already, or goes there in parts
             net.to(machine.device)
@@ -260,21 +259,21 @@ def fit(
         if keeps.interrupted:
             interrupts.end()
     except torch.OutOfMemoryError as error:
-        raise SetupError(
-            f"out of memory on {machine.device}",
+        raise MemoryFullError(
+            f"out of memory on {machine.device} at {config.batch_tokens:,} tokens a micro-batch",
             remedy="Lower --batch-tokens, or give --lora-rank 16: it needs an eighth of the memory.",
         ) from error
     if is_main():
         _write_log(trainer.state, log, work / BESIDE)
     trained: PreTrainedModel = without_adapters(trainer.model, config, task, work) if merge else trainer.model
     setattr(trained.config, STEPS, True)  # it knows the step format now: no worked examples before a problem
-    return trained.to(stored_dtype(origin)) if merge else trained
+    return trained.to(stored_dtype(origin, trust_remote_code=config.trust_remote_code)) if merge else trained
 
 
 def _told(log: TrainLog, origin: str | Path, config: TrainConfig, data: str) -> dict[str, Any]:
-    """What the result of a training hangs on."""
+    """What the result of a training hangs on; an update is the same sum however its rows are cut into micro-batches."""
     return {
-        "config": config.identity(),
+        "config": {name: value for name, value in config.identity().items() if name != "batch_tokens"},
         "model": identity_of(origin),
         "data": data,
         "updates": len(log.plan),

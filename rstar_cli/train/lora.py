@@ -30,6 +30,6 @@ def without_adapters(net: Any, config: TrainConfig, task: Task, work: Path) -> A
     if config.dtype != "4bit":
         return net.merge_and_unload()
     net.save_pretrained(work / "adapters")
-    merged = load_merged(work / "adapters", task)
+    merged = load_merged(work / "adapters", task, trust_remote_code=config.trust_remote_code)
     merged.config.get_text_config().pad_token_id = net.config.get_text_config().pad_token_id
     return merged.to(net.device)

@@ -8,11 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rstar_cli.errors import SetupError, StorageError
+from rstar_cli.errors import StorageError
+from rstar_cli.packages import require
 from rstar_cli.ranks import rank, world_size
 from rstar_cli.train.batches import MicroBatch, Update
 from rstar_cli.train.machine import Machine
@@ -49,8 +49,8 @@ def check_reporter(package: str) -> None:
     Raises:
         SetupError: tells the command that installs it.
     """
-    if package != "none" and find_spec(package) is None:
-        raise SetupError(f"--report-to {package} needs the package {package}", remedy=f"Run: pip install {package}")
+    if package != "none":
+        require(f"--report-to {package}", package)
 
 
 @dataclass(frozen=True, slots=True)

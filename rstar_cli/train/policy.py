@@ -31,6 +31,7 @@ from rstar_cli.train.fit import (
 )
 from rstar_cli.train.machine import find_machine
 from rstar_cli.train.packing import pack_attention
+from rstar_cli.train.ready import check_packages
 from rstar_cli.train.resume import HeldOut, fingerprint
 from rstar_cli.train.trainer import make_trainer
 
@@ -109,11 +110,17 @@ def train_policy(
     """
     from datasets import Dataset
 
+    check_packages(config)
     machine = find_machine(config.device, config.dtype)
     with quiet(), workspace(output) as work:
-        tokenizer = StepTokenizer.load(model)
+        tokenizer = StepTokenizer.load(model, trust_remote_code=config.trust_remote_code)
         data = _encode(rows, tokenizer, config)
-        net = load_model(model, dtype=loaded_dtype(config, machine), attention=machine.attention)
+        net = load_model(
+            model,
+            dtype=loaded_dtype(config, machine),
+            attention=machine.attention,
+            trust_remote_code=config.trust_remote_code,
+        )
         packed = machine.device == "cpu" and pack_attention(net)
         plan = make_plan(data.lengths[: data.train], config, config.epochs, packed=packed)
         check_ids(data.ids, net)

@@ -44,6 +44,7 @@ from rstar_cli.train.machine import find_machine
 from rstar_cli.train.plan_trainer import Setup
 from rstar_cli.train.prm_data import LEARNT, PrmData, PrmRow, chosen, encode, is_learnt
 from rstar_cli.train.prm_report import Ranking, pairwise_accuracy, ranking, shown
+from rstar_cli.train.ready import check_packages
 from rstar_cli.train.resume import fingerprint
 from rstar_cli.train.reward_trainer import make_reward_trainer
 
@@ -113,15 +114,22 @@ def train_prm(
         SetupError: model or device not there, or out of device memory.
         StorageError: the checkpoint can't be written.
     """
+    check_packages(config)
     machine = find_machine(config.device, config.dtype)
     with quiet(), workspace(output) as work:
-        tokenizer = StepTokenizer.load(model)
+        tokenizer = StepTokenizer.load(model, trust_remote_code=config.trust_remote_code)
         data = encode(rows, tokenizer, config)
         padded = [pair.padded for pair in data.pairs] or [len(row.ids) for row in data.labels]
         tokens = [pair.tokens for pair in data.pairs] or padded
         passes = _updates(len(padded), config) / math.ceil(len(padded) / config.batch_size)
         log = TrainLog(make_plan(padded, config, passes), tokens, on_progress)
-        net = load_scorer(model, tokenizer.hf, dtype=loaded_dtype(config, machine), attention=machine.attention)
+        net = load_scorer(
+            model,
+            tokenizer.hf,
+            dtype=loaded_dtype(config, machine),
+            attention=machine.attention,
+            trust_remote_code=config.trust_remote_code,
+        )
         check_ids(data.every_ids, net)
         trained = fit(
             net,

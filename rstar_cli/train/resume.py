@@ -2,12 +2,14 @@
 
 In the training's workspace, `saved/N` is the state after update N as the Trainer writes it: weights as safetensors,
 optimizer, schedule, random numbers, log. The Trainer writes it elsewhere; once all of it is on the disk it is moved
-here in one rename, so what is here is whole. Kept are the newest one and, with held-out rows, the one of least loss.
+here in one rename, so what is here is whole unless the disk or a hand damaged it since. Kept are the newest one and,
+with held-out rows, the one of least loss.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +26,10 @@ from rstar_cli.ranks import agree, is_main, wait
 from rstar_cli.train.batches import Update
 from rstar_cli.train.checkpoint import BESIDE, LOCK, SAVED, sync
 
+logger = logging.getLogger(__name__)
+
+SIZES = "sizes.json"
+"""In a saved state, the size of each of its files: it is whole where all are there in that size."""
 SAVING_SHARE = 0.05
 """Share of the time that saving takes at most: a state has 12 bytes a parameter, 84 GB for 7B."""
 
@@ -65,6 +71,7 @@ class Saves:
             if left.name != LOCK and not (same and left in (self._folder, name, work / BESIDE)):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         write_bytes(name, told)
+        self._drop_damaged()
 
     def of(self, update: int) -> Path:
         """The state after an update."""
@@ -75,6 +82,26 @@ class Saves:
         """The last state that was saved."""
         numbers = [int(path.name) for path in self._folder.glob("*")]
         return self.of(max(numbers)) if numbers else None
+
+    def _drop_damaged(self) -> None:
+        """Pass a damaged state over for the one before it, if there is one, and tell of it."""
+        for path in list(self._folder.glob("*")):
+            if not self._is_whole(int(path.name)):
+                logger.warning("%s is damaged, and passed over: the training goes on from before it", path)
+                shutil.rmtree(path)
+
+    def _is_whole(self, update: int) -> bool:
+        """Whether a state, and that of the least held-out loss by then, has all its files in their sizes."""
+        state = self.of(update)
+        try:
+            sizes = json.loads((state / SIZES).read_bytes())
+            if not all((state / name).stat().st_size == size for name, size in sizes.items()):
+                return False
+            losses = held_out_losses(read_history(state))
+        except (OSError, ValueError, AttributeError, LookupError):
+            return False
+        best = best_update(losses) if losses else update
+        return best == update or self._is_whole(best)
 
     def take(self, written: Path, update: int, others: Iterable[int]) -> None:
         """Move a state here, and remove those that are no longer of use.
@@ -87,6 +114,8 @@ class Saves:
         wait()  # for what the others have to write of it
         if not is_main():
             return
+        sizes = {str(path.relative_to(written)): path.stat().st_size for path in written.rglob("*") if path.is_file()}
+        (written / SIZES).write_text(json.dumps(sizes))
         for path in [*written.rglob("*"), written]:
             sync(path)
         self._folder.mkdir(exist_ok=True)
