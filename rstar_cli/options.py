@@ -167,6 +167,9 @@ class ShowPlace(ReportPlace):
     """Id of the problem, or its number in the file. [default: the first]"""
     best_path: bool = False
     """Only the best solution, with all its code and output."""
+    prm: str | None = None
+    """Have a PRM value every step: `last`, the one that the round ended with, or a checkpoint directory or hub id.
+    [default: the values that the search had, if any]"""
     depth: int | None = Field(None, ge=1)
     """Steps below the problem that are shown. [default: all]"""
     html: Path | None = None

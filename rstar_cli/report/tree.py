@@ -23,7 +23,8 @@ _MARKS = {
     StopReason.DUPLICATE: "duplicate",
     StopReason.DEPTH: "depth limit",
 }
-_VALID = (StopReason.STEP, StopReason.CODE, StopReason.ANSWER, StopReason.DEPTH)
+VALID = (StopReason.STEP, StopReason.CODE, StopReason.ANSWER, StopReason.DEPTH)
+"""Steps that ran, and answers; other candidates were dropped."""
 _STYLES = {Verdict.CORRECT: "bold green", Verdict.INCORRECT: "bold red", Verdict.NO_ANSWER: "bold red"}
 
 
@@ -36,12 +37,14 @@ class Shown:
         problem: its statement and gold answer; None: not known.
         settings: of the search, as a manifest holds them; empty: not known.
         name: where it comes from, such as `round 2`.
+        prm: the PRM that was asked for the steps' values after the search; empty: none was.
     """
 
     tree: Tree
     problem: Problem | None
     settings: Mapping[str, Any]
     name: str
+    prm: str = ""
 
 
 def best_leaf(tree: Tree) -> TreeNode | None:
@@ -75,14 +78,21 @@ def tree_page(shown: Shown) -> str:
 
 
 def page_data(shown: Shown) -> dict[str, Any]:
-    """What the page holds: facts to show, nodes by id, rollouts in order, the best solution's leaf."""
+    """What the page holds: facts to show, nodes by id, rollouts in order, the best solution's leaf.
+
+    `prm`: steps have values by a PRM; `guided`: the search had them, too, and they are part of its arithmetic.
+    """
     tree, problem = shown.tree, shown.problem
     best = best_leaf(tree)
+    valued = any(node.prm_score is not None for node in tree.nodes)
     return {
         "title": f"{tree.problem_id}, {shown.name}",
         "problem": problem.problem if problem is not None else tree.prompt,
         "facts": [[name, value] for name, value in _facts(shown).items()],
         "method": shown.settings.get("method", ""),
+        "gold": problem.answer if problem is not None else "",
+        "prm": valued,
+        "guided": valued and not shown.prm,
         "exploration": shown.settings.get("exploration", 0.0),
         "best": best.id if best is not None else None,
         "nodes": [_page_node(tree, node) for node in tree.nodes],
@@ -117,9 +127,10 @@ def _facts(shown: Shown) -> dict[str, str]:
     tree = shown.tree
     answers = [n for n in tree.nodes if n.stop is StopReason.ANSWER and n.visits]
     right = sum(n.verdict is Verdict.CORRECT for n in answers)
-    dropped = sum(n.stop not in _VALID for n in tree.nodes)
+    dropped = sum(n.stop not in VALID for n in tree.nodes)
     facts = {"gold answer": shown.problem.answer} if shown.problem is not None and shown.problem.answer else {}
     facts |= {"method": str(shown.settings["method"])} if "method" in shown.settings else {}
+    facts |= {"PRM": f"{shown.prm}, asked after the search"} if shown.prm else {}
     return facts | {
         "rollouts": f"{len(tree.rollouts):,}",
         "solutions": f"{len(answers):,}, {right:,} of them right",
@@ -148,9 +159,9 @@ def tree_text(shown: Shown, depth: int | None = None) -> Group:
             continue
         below = sorted(children.get(node.id, []), key=lambda n: (-n.visits, n.id))
         for child in below:
-            if child.stop in _VALID:
+            if child.stop in VALID:
                 branches[child.id] = branch.add(_line(tree, child))
-        if dropped := [child.stop for child in below if child.stop not in _VALID]:
+        if dropped := [child.stop for child in below if child.stop not in VALID]:
             counts = ", ".join(f"{dropped.count(stop)} {_MARKS[stop]}" for stop in dict.fromkeys(dropped))
             branch.add(Text(f"dropped: {counts}", style="dim"))
     return Group(_head(shown), root)

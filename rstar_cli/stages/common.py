@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rstar_cli import __version__
 from rstar_cli.adapters import STEPS
 from rstar_cli.config import EngineConfig, GradingConfig, SandboxConfig, SearchConfig
 from rstar_cli.errors import UsageError
@@ -33,14 +30,13 @@ from rstar_cli.ranks import is_main
 from rstar_cli.records import Problem
 from rstar_cli.sandbox import Sandbox
 from rstar_cli.shards import Shard
+from rstar_cli.stages.versions import versions
 
 Stop = Callable[[int], bool]
 """Asked with the tokens that this call has generated so far: whether the run's budget is spent."""
 
 TICK_SECONDS = 5.0
 """Between two notes of what a stage has spent, which a kill can lose."""
-
-_RECORDED = ("torch", "transformers", "vllm", "trl", "peft", "sympy", "math-verify")
 
 
 @dataclass(slots=True)
@@ -112,7 +108,7 @@ class StageRecord:
             "status": "running",
             "config": dict(config),
             "inputs": {name: _identity(path) for name, path in inputs.items()},
-            "versions": _versions(),
+            "versions": versions(),
         }
         self._begun = self._ticked = time.monotonic()
         self._earlier: tuple[Mapping[str, int], float] = ({}, 0.0)
@@ -227,16 +223,6 @@ def _identity(path: Path) -> dict[str, Any]:
 
 def _flat(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {f"input {name}": value for name, value in inputs.items()}
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "rstar": __version__}
-    for name in _RECORDED:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def few_shot_of(config: EngineConfig, model: str) -> int:

@@ -16,6 +16,9 @@ const WORDS = {
   duplicate: "Dropped: the same text as an earlier candidate.", depth: "It ran, but stands at the depth limit.",
 };
 
+const WHY = { malformed: "no step: no closing tag, or tags out of order", duplicate: "the same text as an earlier one" };
+const MOST = 12;
+
 const up = (id) => { const way = []; for (let n = nodes[id]; n; n = nodes[n.parent]) way.push(n.id); return way.reverse(); };
 const ways = data.rollouts.map((r) => up(r.leaf));
 const leaves = nodes.filter((n) => n.stop === "answer" && n.visits);
@@ -108,7 +111,7 @@ function draw() {
 
 function refresh() {
   state.rows = visible();
-  el("shown").textContent = `${state.rows.length.toLocaleString("en")} of ${nodes.length.toLocaleString("en")} nodes in view`;
+  el("shown").textContent = state.keep.size === 1 && nodes.length > 1 ? "none of these in this tree" : `${state.rows.length.toLocaleString("en")} of ${nodes.length.toLocaleString("en")} nodes in view`;
   draw();
 }
 
@@ -136,7 +139,7 @@ function choice(id, at) {
   const np = Math.max(1, before.n[id]), c0 = data.exploration;
   const total = there.reduce((sum, c) => sum + Math.exp(nodes[c].prior ?? 0), 0) || 1;
   return there.map((c) => {
-    const n = nodes[c], prm = n.prm_score, extra = prm === null ? 0 : 1;
+    const n = nodes[c], prm = data.guided ? n.prm_score : null, extra = prm === null ? 0 : 1;
     const visits = before.n[c] + extra, q = visits ? (before.w[c] + (prm ?? 0)) / visits : 0;
     const p = Math.exp(n.prior ?? 0);
     let sum = "", value = null;
@@ -171,17 +174,72 @@ function choices(id) {
   return [make("h3", "", `What rollout ${at} chose here`), make("div", "scrolls", table), make("p", "hint", RULES[data.method] || "")];
 }
 
+// What the search came to: its answers and its dropped candidates, each a way into the tree.
+function outcome() {
+  const right = leaves.filter((n) => n.verdict === "correct").length, graded = leaves.some((n) => n.verdict);
+  const found = new Map();
+  leaves.forEach((n) => {
+    const key = JSON.stringify([n.answer, n.verdict]);
+    found.set(key, [...(found.get(key) || []), n]);
+  });
+  const groups = [...found.values()].sort((a, b) => b.length - a.length);
+  const many = (count, one, more) => `${count.toLocaleString("en")} ${count === 1 ? one : more}`;
+  let told = "No rollout came to an answer.";
+  if (leaves.length && !graded) told = `${many(leaves.length, "solution", "solutions")}, not graded.`;
+  else if (right) told = `Solved: ${right} of ${many(leaves.length, "finished solution", "finished solutions")} ${right === 1 ? "is" : "are"} right.`;
+  else if (leaves.length) told = `Not solved: none of ${many(leaves.length, "finished solution", "finished solutions")} is right. The commonest answer is ${groups[0][0].answer ?? "none"} (${many(groups[0].length, "time", "times")})${data.gold ? `, the gold answer ${data.gold}` : ""}.`;
+  return [make("p", "told", told), ...listed("Its answers", ["answer", "verdict", "times"], groups.map((group) => [
+    group[0].id, group[0].answer ?? "none", mark(group[0]), String(group.length),
+  ])), ...listed("Dropped candidates", ["why", "", "times"], dropped())];
+}
+
+function dropped() {
+  const found = new Map();
+  nodes.filter((n) => n.id && !VALID.has(n.stop)).forEach((n) => {
+    const why = n.stop === "failed" ? (n.error || n.status || "failed").trim().split("\n").pop() : WHY[n.stop];
+    found.set(why, [...(found.get(why) || []), n]);
+  });
+  return [...found].sort((a, b) => b[1].length - a[1].length).map(([why, all]) => [all[0].id, why, mark(all[0]), String(all.length)]);
+}
+
+// A table whose rows lead to a step.
+function listed(heading, heads, rows) {
+  if (!rows.length) return [];
+  const table = make("table", "links", make("tr", "", ...heads.map((h) => make("th", "", h))), ...rows.slice(0, MOST).map(([id, first, ...rest]) => {
+    const link = make("button", "link", first);
+    link.type = "button";
+    link.addEventListener("click", () => goNear(id));
+    return make("tr", "", make("td", "", link), ...rest.map((cell) => make("td", "", cell)));
+  }));
+  const more = rows.length > MOST ? [make("p", "hint", `and ${rows.length - MOST} more`)] : [];
+  return [make("h3", "", heading), table, ...more];
+}
+
+function goNear(id) {
+  if (!FILTERS[state.filter](nodes[id])) { state.filter = "all"; el("filter").value = "all"; }
+  choose(id);
+}
+
+function facts(n) {
+  const chance = n.prm_score === null ? "" : `, a chance of ${Math.round(50 + 50 * n.prm_score)} %`;
+  const known = [["visits N", String(n.visits)], ["mean reward Q (−1 to 1)", n.visits ? two(n.q) : "–"]];
+  if (n.id) known.push(["log-probability by the policy, nats", two(n.prior)]);
+  if (n.id) known.push(["PRM value (−1 to 1)", data.prm ? two(n.prm_score) + chance : "not asked (rstar show --prm last)"]);
+  return [make("h3", "", "At the end of the search"), make("table", "", ...known.map(([k, v]) => make("tr", "", make("td", "", k), make("td", "", v))))];
+}
+
 function detail() {
   const n = nodes[state.chosen], box = el("detail"), parts = [];
-  parts.push(make("h2", "", n.id === 0 ? "The problem" : `Step #${n.id}, depth ${n.depth}`));
-  if (n.id === 0) parts.push(make("p", "hint", "Choose a step to read it. Arrow keys move, open and close; [ and ] go through the rollouts."));
-  else parts.push(make("p", "hint", n.stop === "answer" && n.verdict ? `${WORDS.answer} Verdict: ${n.verdict.replace("_", " ")}.` : WORDS[n.stop]));
+  parts.push(make("h2", "", n.id === 0 ? "The problem" : n.stop === "answer" ? `Answer #${n.id}, depth ${n.depth}` : `Step #${n.id}, depth ${n.depth}`));
+  if (n.id === 0) parts.push(...(el("slider").dataset.used ? [] : outcome()));
+  else parts.push(make("p", "hint", n.stop === "answer" && n.verdict ? `${WORDS.answer} Verdict: ${n.verdict.replace("_", " ")}${data.gold && n.verdict !== "correct" ? `; the gold answer is ${data.gold}` : ""}.` : WORDS[n.stop]));
   parts.push(...choices(n.id));
   if (n.id) parts.push(make("h3", "", n.stop === "answer" ? "What it wrote" : "Its code"), n.stop === "answer" ? make("pre", "", n.text.trim()) : python(n.code || n.text.trim()));
   if (n.stdout) parts.push(make("h3", "", "What it printed"), make("pre", "", n.stdout));
   if (n.error) parts.push(make("h3", "", `What became of it: ${n.status}`), make("pre", "", n.error));
-  const facts = [["visits N", String(n.visits)], ["mean reward Q", n.visits ? two(n.q) : "–"], ["log-probability (policy)", two(n.prior)], ["PRM value", two(n.prm_score)]];
-  parts.push(make("h3", "", "At the end of the search"), make("table", "", ...facts.map(([k, v]) => make("tr", "", make("td", "", k), make("td", "", v)))));
+  if (n.stop === "answer") parts.push(make("h3", "", "The whole program"), python(up(n.id).map((id) => nodes[id].code).filter(Boolean).join("\n")));
+  parts.push(...facts(n));
+  if (n.id === 0) parts.push(make("p", "hint", "Choose a step to read it. Arrow keys move, open and close; [ and ] go through the rollouts."));
   box.replaceChildren(...parts);
   box.scrollTop = 0;
 }
@@ -259,7 +317,11 @@ el("rows").addEventListener("click", (event) => {
 });
 el("scroll").addEventListener("scroll", draw);
 addEventListener("resize", draw);
-el("filter").addEventListener("change", (event) => { state.filter = event.target.value; refresh(); });
+el("filter").addEventListener("change", (event) => {
+  state.filter = event.target.value;
+  if (["right", "wrong", "dropped"].includes(state.filter)) nodes.filter(FILTERS[state.filter]).forEach((n) => up(n.parent ?? 0).forEach((id) => state.open.add(id)));
+  refresh();
+});
 el("open").addEventListener("click", () => { nodes.forEach((n) => state.open.add(n.id)); refresh(); });
 el("close").addEventListener("click", () => { state.open = new Set([0]); choose(0); });
 el("best").addEventListener("click", () => { if (data.best !== null) { up(data.best).forEach((id) => state.open.add(id)); choose(data.best); } });
