@@ -163,6 +163,8 @@ class ShowPlace(ReportPlace):
     """Round of self-training."""
     trees: Path | None = None
     """A file of trees instead of a round's."""
+    problems: Path | None = None
+    """Their problems, whose statements and answers a file of trees lacks."""
     problem: str | None = None
     """Id of the problem, or its number in the file. [default: the first]"""
     best_path: bool = False

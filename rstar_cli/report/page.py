@@ -48,7 +48,7 @@ def write_page(run: RunDir) -> list[Path]:
     """Write `report.html` into the run, and its charts as files into `figures/`.
 
     Returns:
-        The page, and the folder of the charts where there are any.
+        The folder of the charts, where there are any, and the page.
 
     Raises:
         DataError: a file of the run is damaged.
@@ -57,7 +57,7 @@ def write_page(run: RunDir) -> list[Path]:
     path, report, found = run.root / "report.html", collect(run), gather(run)
     write_bytes(path, report_page(report, found, run.root.resolve().name).encode())
     drawn = draw_curve(report, run.figures) + write_charts(charts(report, found), run.figures)
-    return [path, *([run.figures] if drawn else [])]
+    return [*([run.figures] if drawn else []), path]
 
 
 def report_page(report: dict[str, Any], found: dict[str, Any], name: str) -> str:

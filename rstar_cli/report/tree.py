@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Group
@@ -38,6 +38,7 @@ class Shown:
         settings: of the search, as a manifest holds them; empty: not known.
         name: where it comes from, such as `round 2`.
         prm: the PRM that was asked for the steps' values after the search; empty: none was.
+        verified: verdicts on solutions that were run again from scratch, by leaf; empty: none was.
     """
 
     tree: Tree
@@ -45,6 +46,7 @@ class Shown:
     settings: Mapping[str, Any]
     name: str
     prm: str = ""
+    verified: Mapping[int, str] = field(default_factory=dict)
 
 
 def best_leaf(tree: Tree) -> TreeNode | None:
@@ -95,6 +97,7 @@ def page_data(shown: Shown) -> dict[str, Any]:
         "guided": valued and not shown.prm,
         "exploration": shown.settings.get("exploration", 0.0),
         "best": best.id if best is not None else None,
+        "verified": {str(leaf): verdict for leaf, verdict in shown.verified.items()},
         "nodes": [_page_node(tree, node) for node in tree.nodes],
         "rollouts": [rollout.model_dump() for rollout in tree.rollouts],
     }
@@ -179,6 +182,9 @@ def best_text(shown: Shown) -> Group:
             parts.append(Syntax(code, "python", background_color="default", word_wrap=True))
         if node.execution is not None and node.execution.stdout:
             parts.append(Text(node.execution.stdout.rstrip("\n"), style="cyan"))
+    if verdict := shown.verified.get(leaf.id):
+        style = _STYLES.get(Verdict(verdict), "yellow")
+        parts.append(Text(f"run again from scratch by verify: {verdict.replace('_', ' ')}", style=style))
     return Group(*parts)
 
 
@@ -193,11 +199,11 @@ def _line(tree: Tree, node: TreeNode, *, code: bool = True) -> Text:
     line = Text(f"#{node.id} ", style="dim")
     line.append(f"N {node.visits} ", style="bold" if node.visits else "dim")
     if node.visits:
-        line.append(f"Q {node.q:+.2f} ", style="green" if node.q > 0 else "red" if node.q < 0 else "")
+        line.append(f"Q {node.q:+z.2f} ", style="green" if node.q > 0 else "red" if node.q < 0 else "")
     if node.prior is not None:
-        line.append(f"logP {node.prior:.2f} ", style="dim")
+        line.append(f"logP {node.prior:z.2f} ", style="dim")
     if node.prm_score is not None:
-        line.append(f"PRM {node.prm_score:+.2f} ", style="blue")
+        line.append(f"PRM {node.prm_score:+z.2f} ", style="blue")
     if node.stop is StopReason.ANSWER:
         verdict = node.verdict
         line.append(f"answer {node.answer} ", style="bold")

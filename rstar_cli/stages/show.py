@@ -7,15 +7,16 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from rstar_cli.errors import DataError
+from rstar_cli.errors import DataError, UsageError
 from rstar_cli.extract import segments
 from rstar_cli.jsonl import read_rows
 from rstar_cli.layout import RunDir, read_manifest
 from rstar_cli.options import ShowPlace
 from rstar_cli.protocols import ScoreRequest, Segment
-from rstar_cli.records import Problem, Tree, TreeNode
+from rstar_cli.records import Problem, SolutionRow, Tree, TreeNode
 from rstar_cli.report.tree import VALID, Shown, way_to
 from rstar_cli.stages.common import outside_prm
+from rstar_cli.stages.problem_sets import read_source
 from rstar_cli.stages.tools import Retokenized
 
 EXAMPLES = 3
@@ -28,7 +29,7 @@ def find_tree(place: ShowPlace) -> Shown:
     Raises:
         DataError: there is no such problem.
         MissingArtifactError: there is no such run, or its round has no trees yet, or no PRM.
-        UsageError: a file of trees has no `--prm last`.
+        UsageError: a file of trees has no `--prm last`, or a round no `--problems`.
         SetupError: the PRM is not to be had.
     """
     shown = _found(place)
@@ -42,7 +43,12 @@ def find_tree(place: ShowPlace) -> Shown:
 
 def _found(place: ShowPlace) -> Shown:
     if place.trees is not None:
-        return Shown(_pick(place.trees, place.problem), None, _settings(Path(f"{place.trees}.manifest.json")), "file")
+        tree = _pick(place.trees, place.problem)
+        asked = read_source(str(place.problems), None) if place.problems is not None else ()
+        settings = _settings(Path(f"{place.trees}.manifest.json"))
+        return Shown(tree, _problem_of(tree, asked), settings, place.trees.name)
+    if place.problems is not None:
+        raise UsageError("--problems goes with --trees", remedy="A round has its own problems: leave it out.")
     run = RunDir.find(place.run_dir)
     files = run.round(place.round)
     partial = files.trees.with_name(f"{files.trees.name}.partial")
@@ -51,8 +57,18 @@ def _found(place: ShowPlace) -> Shown:
         run.require(trees, "generate", place.round)
     tree = _pick(trees, place.problem)
     problems: Iterable[Problem] = read_rows(files.problems, Problem) if files.problems.exists() else ()
-    problem = next((p for p in problems if p.id == tree.problem_id), None)
-    return Shown(tree, problem, _settings(files.manifest), f"round {place.round}")
+    shown = Shown(tree, _problem_of(tree, problems), _settings(files.manifest), f"round {place.round}")
+    return replace(shown, verified=_verified(files.solutions, tree))
+
+
+def _problem_of(tree: Tree, problems: Iterable[Problem]) -> Problem | None:
+    return next((problem for problem in problems if problem.id == tree.problem_id), None)
+
+
+def _verified(solutions: Path, tree: Tree) -> dict[int, str]:
+    """By leaf, the verdict on each solution of a tree that `verify` has run again."""
+    rows = read_rows(solutions, SolutionRow) if solutions.exists() else ()
+    return {row.node_ids[-1]: row.verdict.value for row in rows if row.problem_id == tree.problem_id}
 
 
 def _valued(shown: Shown, prm: str, name: str) -> Shown:

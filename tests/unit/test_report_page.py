@@ -152,7 +152,7 @@ def test_a_chart_for_all_there_is_to_show(run: RunDir, tmp_path: Path) -> None:
 
 
 def test_no_text_of_a_run_is_taken_for_html(run: RunDir) -> None:
-    page = write_page(run)[0].read_text()
+    page = write_page(run)[-1].read_text()
     assert "a&lt;b: report" in page
     assert "a<b" not in page
     assert "<b>0</b>" not in page
@@ -162,9 +162,9 @@ def test_no_text_of_a_run_is_taken_for_html(run: RunDir) -> None:
 
 
 def test_a_contaminated_round_is_told_at_the_top(run: RunDir) -> None:
-    assert "no held-out accuracy" not in write_page(run)[0].read_text()
+    assert "no held-out accuracy" not in write_page(run)[-1].read_text()
     write_manifest(run.round(2).manifest, "generate", {"counts": {"contaminated": 3}})
-    page = write_page(run)[0].read_text()
+    page = write_page(run)[-1].read_text()
     assert "Round 2 trained on 3 problems of evaluation sets" in page.split("<section>")[0]
     assert "Rounds differ in" in page.split("<section>")[0], "their rollouts are not the same"
 

@@ -60,7 +60,7 @@ function make(tag, name, ...inside) {
   made.append(...inside.map((x) => (typeof x === "string" ? text(x) : x)));
   return made;
 }
-const two = (x) => (x === null || x === undefined || Number.isNaN(x) ? "–" : (x < 0 ? "−" : "") + Math.abs(x).toFixed(2));
+const two = (x) => (x === null || x === undefined || Number.isNaN(x) ? "–" : (x <= -0.005 ? "−" : "") + Math.abs(x).toFixed(2));
 
 function score(value) {
   const box = make("span", "score");
@@ -81,7 +81,16 @@ function mark(n) {
   return make("span", `mark ${VALID.has(n.stop) ? "" : "other"}`, MARKS[n.stop]);
 }
 
-const title = (n) => (n.id === 0 ? "the problem" : n.stop === "answer" ? `answer ${n.answer ?? "none"}` : n.code.split("\n").map((l) => l.trim()).filter(Boolean).join("  ") || n.text.trim() || "(empty)");
+// A step in a line: its comment, then its code; what it imports is left out where there is more.
+function line(n) {
+  if (n.id === 0) return make("span", "line", "the problem");
+  if (n.stop === "answer") return make("span", "line", `answer ${n.answer ?? "none"}`);
+  const lines = n.code.split("\n").map((l) => l.trim()).filter(Boolean), own = lines.filter((l) => !/^(from|import)\s/.test(l));
+  const shown = own.some((l) => !l.startsWith("#")) ? own : lines;
+  if (!shown.length) return make("span", "line", n.text.trim() || "(empty)");
+  const parts = shown.map((l) => (l.startsWith("#") ? make("span", "c", l) : l));
+  return make("span", "line", ...parts.flatMap((part, i) => (i ? ["  ", part] : [part])));
+}
 
 function row(id, place, way) {
   const n = nodes[id], inner = n.children.some((c) => state.keep.has(c));
@@ -93,7 +102,7 @@ function row(id, place, way) {
   made.setAttribute("aria-level", n.depth + 1);
   made.setAttribute("aria-selected", id === state.chosen);
   if (inner) made.setAttribute("aria-expanded", state.open.has(id));
-  const step = make("span", "step", make("span", "twist", inner ? (state.open.has(id) ? "▾" : "▸") : ""), mark(n), make("span", "line", title(n)));
+  const step = make("span", "step", make("span", "twist", inner ? (state.open.has(id) ? "▾" : "▸") : ""), mark(n), line(n));
   step.style.paddingLeft = `${Math.min(n.depth, 14) * INDENT}px`;
   const visits = seen.n[id];
   made.append(step, make("span", "count", visits ? String(visits) : ""), score(visits ? seen.w[id] / visits : null), score(n.prm_score));
@@ -156,9 +165,9 @@ function choice(id, at) {
 }
 
 const RULES = {
-  uct: "UCB = W/N + c·√(ln N of the parent / N); a step that was never visited comes first. A PRM's value counts as one visit. Steps below which nothing new is left are not entered again.",
+  uct: "UCB = W/N + c·√(ln N of the parent / N); a step that was never visited comes first. A PRM's value counts as one visit. A step that is over, since nothing new is left below it, is not entered again.",
   puct: "Q + c·P·√(N of the parent) / (1 + N), P the policy's share among the candidates.",
-  mcts: "Q + c·P·√(N of the parent) / (1 + N) for known steps; the rest of the probability stands for a new one, which is then sampled without replacement. Steps below which nothing new is left are not entered again.",
+  mcts: "Q + c·P·√(N of the parent) / (1 + N) for known steps; the rest of the probability stands for a new one, which is then sampled without replacement. A step that is over, since nothing new is left below it, is not entered again.",
   swor: "A step is drawn in proportion to its probability times the share of it that is still to be seen: nothing is sampled twice.",
   "best-of-n": "Each rollout is an independent sample.",
 };
@@ -167,9 +176,11 @@ function choices(id) {
   const at = state.at, way = ways[at - 1];
   if (!el("slider").dataset.used || at < 1 || !way.includes(id) || id === way[way.length - 1]) return [];
   const rows = choice(id, at), formula = rows.some((r) => r.sum);
-  const head = make("tr", "", ...["next step", "N", "Q", "P", ...(formula ? ["arithmetic", "score"] : [])].map((h) => make("th", "", h)));
-  const table = make("table", "", head, ...rows.map((r) => make("tr", r.taken ? "taken" : "",
-    make("td", "", `${r.taken ? "→ " : ""}#${r.id}${r.fresh && r.taken ? " (new)" : r.over ? " (not entered again)" : ""}`), make("td", "", String(r.visits)), make("td", "", two(r.q)), make("td", "", r.p.toFixed(3)),
+  const prior = data.method !== "uct";  // whose choice it has no part in
+  const heads = ["next step", "N", "Q", ...(prior ? ["P"] : []), ...(formula ? ["arithmetic", "score"] : [])];
+  const table = make("table", "choices", make("tr", "", ...heads.map((h) => make("th", "", h))), ...rows.map((r) => make("tr", r.taken ? "taken" : "",
+    make("td", "", `${r.taken ? "→ " : ""}#${r.id}`, make("small", "", r.fresh && r.taken ? " new" : r.over ? " over" : "")),
+    make("td", "", String(r.visits)), make("td", "", two(r.q)), ...(prior ? [make("td", "", r.p.toFixed(3))] : []),
     ...(formula ? [make("td", "", r.sum), make("td", "", r.value === Infinity ? "∞" : two(r.value))] : []))));
   return [make("h3", "", `What rollout ${at} chose here`), make("div", "scrolls", table), make("p", "hint", RULES[data.method] || "")];
 }
@@ -224,6 +235,7 @@ function facts(n) {
   const chance = n.prm_score === null ? "" : `, a chance of ${Math.round(50 + 50 * n.prm_score)} %`;
   const known = [["visits N", String(n.visits)], ["mean reward Q (−1 to 1)", n.visits ? two(n.q) : "–"]];
   if (n.id) known.push(["log-probability by the policy, nats", two(n.prior)]);
+  if (data.verified[n.id]) known.push(["run again from scratch", data.verified[n.id].replace("_", " ")]);
   if (n.id) known.push(["PRM value (−1 to 1)", data.prm ? two(n.prm_score) + chance : "not asked (rstar show --prm last)"]);
   return [make("h3", "", "At the end of the search"), make("table", "", ...known.map(([k, v]) => make("tr", "", make("td", "", k), make("td", "", v))))];
 }
