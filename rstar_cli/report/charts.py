@@ -15,6 +15,7 @@ from rstar_cli.report.drawings import (
     LINE,
     Draw,
     by_level,
+    by_samples,
     by_subject,
     by_tokens,
     calibration,
@@ -85,6 +86,12 @@ def charts(report: dict[str, Any], found: dict[str, Any]) -> list[Chart]:
         ("accuracy_by_subject", "Accuracy by subject", f"{greedy}; the last evaluated round.", by_subject(report)),
         ("accuracy_by_tokens", "Accuracy against tokens", spent, by_tokens(report)),
         (
+            "accuracy_by_samples",
+            "Accuracy by number of samples",
+            "The last evaluated round, with 95 % intervals; dashed: if a problem's samples were right by chance p.",
+            by_samples(report),
+        ),
+        (
             "coverage_by_level",
             "Coverage by level",
             "Training problems with a verified right solution; a line a level.",
@@ -134,7 +141,7 @@ def themed(svg: str) -> str:
     body = svg[svg.index("<svg") :]
     for fixed, own in _OWN.items():
         body = body.replace(fixed.lower(), own)  # as matplotlib writes colours
-    body = re.sub(r' ?font-family: [^;"]*;', "", body)
+    body = re.sub(r' ?font-family: [^;"]*;|<metadata>.*?</metadata>', "", body, flags=re.DOTALL)
     return re.sub(
         r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg xmlns="http://www.w3.org/2000/svg" \1 role="img">', body, count=1
     )

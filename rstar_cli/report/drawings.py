@@ -7,7 +7,7 @@ from typing import Any
 
 from rstar_cli.config import STAGES
 from rstar_cli.metrics import wilson
-from rstar_cli.report.collect import series, shown_methods
+from rstar_cli.report.collect import series, told_methods
 from rstar_cli.report.figure import COLOURS
 from rstar_cli.report.searches import RAN
 
@@ -134,7 +134,7 @@ def by_subject(report: dict[str, Any]) -> tuple[Draw, int] | None:
 def by_tokens(report: dict[str, Any]) -> tuple[Draw, int] | None:
     """Accuracy against generated tokens a problem, a dot a method; those of equal cost stand a little apart."""
     methods = _last(report)
-    shown = [method for method in shown_methods(report, report["sets"][0]) if method in methods] if methods else []
+    shown = [method for method in told_methods(report, report["sets"][0]) if method in methods] if methods else []
     if not shown:
         return None
 
@@ -151,7 +151,8 @@ def by_tokens(report: dict[str, Any]) -> tuple[Draw, int] | None:
                 figures["accuracy"],
                 yerr=_errors([(figures["accuracy"], figures["ci95"])]),
                 fmt="o",
-                color=COLOURS[method.partition("@")[0]],
+                color=COLOURS[method.partition("@")[0].partition("_top")[0]],
+                markerfacecolor="none" if "_top" in method else None,
                 label=method,
                 elinewidth=1,
             )
@@ -168,6 +169,42 @@ def by_tokens(report: dict[str, Any]) -> tuple[Draw, int] | None:
         _key(axes)
 
     return draw, 0
+
+
+def by_samples(report: dict[str, Any]) -> tuple[Draw, int] | None:
+    """Accuracy by how many samples are used, a line a method; the line of theory is dashed."""
+    curves = {method: figures["by_n"] for method, figures in _last(report).items() if figures.get("by_n")}
+    theory: dict[str, float] = next(
+        (figures["theory"] for figures in _last(report).values() if figures.get("theory")), {}
+    )
+
+    def draw(axes: Any) -> None:
+        for place, (method, curve) in enumerate(curves.items()):
+            kind = method.partition("@")[0]
+            points = {int(n): (found["accuracy"], found["ci95"]) for n, found in curve.items()}
+            axes.errorbar(
+                [n * 1.03 ** (place - (len(curves) - 1) / 2) for n in points],
+                [share for share, _ in points.values()],
+                yerr=_errors(points.values()),
+                color=COLOURS[kind],
+                marker="o",
+                markersize=4,
+                elinewidth=0.8,
+                label=kind,
+            )
+        if theory:
+            dashes = {"linestyle": (0, (4, 2)), "linewidth": 1, "color": INK}
+            axes.plot([int(n) for n in theory], list(theory.values()), label="1 − (1 − p)ⁿ", **dashes)
+        sizes = sorted({int(n) for curve in curves.values() for n in curve})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes, [str(n) for n in sizes])
+        axes.minorticks_off()
+        axes.set_xlabel("samples a problem")
+        axes.set_ylabel("accuracy")
+        _percent(axes, "y")
+        _key(axes)
+
+    return (draw, 0) if curves else None
 
 
 def calibration(rounds: Sequence[dict[str, Any]]) -> tuple[Draw, int] | None:

@@ -12,6 +12,8 @@ from rstar_cli.layout import RoundDir, RunDir, read_manifest
 from rstar_cli.records import Choice, EvalRow, EvalSample, Problem, SolutionRow, Verdict
 from rstar_cli.report.searches import ANSWERS, read_searches
 
+LONGEST = 1500
+"""Characters of a solution that the page holds."""
 _LOOSE = frozenset({"seed", "policy", "prm", "model", "few_shot"})
 """Settings that differ from round to round by themselves."""
 
@@ -133,18 +135,21 @@ def _problems(run: RunDir, folders: list[RoundDir], main: str) -> dict[str, Any]
 
     Returns:
         `columns`: the rounds; `sampled`: the last round with samples, None: none has; `rows`: of each problem
-        [id, level, text, gold, answers, samples]; an answer is [text, verdict]; `samples` tells of each answer
-        [text, verdict, times, mean value by the PRM or None], the commonest first, and is None where none were drawn.
+        [id, level, text, gold, answers, samples, written]; an answer is [text, verdict]; `samples` tells of each
+        answer [text, verdict, times, mean value by the PRM or None], the commonest first, and is None where none were
+        drawn; `written`: what the last round wrote greedily, its first LONGEST characters; empty: not known.
     """
     if not run.eval_set(main).exists():
         return {"columns": [], "sampled": None, "rows": []}
     found: dict[int, dict[str, list[Any]]] = {}
     sampled: int | None = None
+    written: dict[str, str] = {}
     for folder in folders:
         path = folder.evaluations / f"{main}.greedy.jsonl"
         if path.exists():
-            rows = read_rows(path, EvalRow)
+            rows = list(read_rows(path, EvalRow))
             found[folder.number] = {r.problem_id: [r.samples[0].answer, r.samples[0].verdict.value] for r in rows}
+            written = {row.problem_id: getattr(row.samples[0], "text", "")[:LONGEST] for row in rows}
         if (folder.evaluations / f"{main}.samples.jsonl").exists():
             sampled = folder.number
     samples: dict[str, list[list[Any]]] = {}
@@ -152,8 +157,16 @@ def _problems(run: RunDir, folders: list[RoundDir], main: str) -> dict[str, Any]
         drawn = read_rows(run.round(sampled).evaluations / f"{main}.samples.jsonl", EvalRow)
         samples = {row.problem_id: _answers(row) for row in drawn}
     told = [
-        [p.id, p.level, p.problem, p.answer, [found[n].get(p.id, [None, ""]) for n in found], samples.get(p.id)]
-        for p in read_rows(run.eval_set(main), Problem)
+        [
+            problem.id,
+            problem.level,
+            problem.problem,
+            problem.answer,
+            [answers.get(problem.id, [None, ""]) for answers in found.values()],
+            samples.get(problem.id),
+            written.get(problem.id, ""),
+        ]
+        for problem in read_rows(run.eval_set(main), Problem)
     ]
     return {"columns": list(found), "sampled": sampled, "rows": told}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from rstar_cli.report.collect import series, shown_methods
+from rstar_cli.report.collect import series, shown_methods, told_methods
 from rstar_cli.report.searches import MOST
 
 _COUNTS = {
@@ -64,10 +64,12 @@ def accuracies(report: dict[str, Any]) -> list[str]:
     main, *others = report["sets"]
     plain = [name for name in others if shown_methods(report, name) == ["greedy"]]
     tables = [
-        _by_round(f"{name}: accuracy by method", {m: series(report, name, m) for m in shown_methods(report, name)})
+        _by_round(f"{name}: accuracy by method", {m: series(report, name, m) for m in told_methods(report, name)})
         for name in report["sets"]
         if name == main or name not in plain
     ]
+    if costs := _costs(report):
+        tables.insert(1, costs)
     if plain:
         tables.append(
             _by_round("Other sets: greedy accuracy", {name: series(report, name, "greedy") for name in plain})
@@ -81,6 +83,18 @@ def _by_round(title: str, columns: dict[str, dict[int, dict[str, Any]]]) -> str:
     rows = [[f"round {n}", *(_told(figures.get(n)) for figures in columns.values())] for n in numbers]
     counts = ["problems", *(str(max((f["n"] for f in found.values()), default="")) for found in columns.values())]
     return table(f"{title}, 95 % intervals", ["", *columns], [*rows, counts], "cards", raw=True)
+
+
+def _costs(report: dict[str, Any]) -> str:
+    """Generated tokens of the main set's methods in the last round that evaluated it."""
+    main = report["sets"][0]
+    number, found = next((e["round"], e["eval"][main]) for e in reversed(report["rounds"]) if main in e["eval"])
+    methods = [method for method in told_methods(report, main) if method in found]
+    rows = [["a problem", *(f"{found[method]['tokens'] / found[method]['n']:,.0f}" for method in methods)]]
+    solved = [found[method].get("tokens_per_solved") for method in methods]
+    if any(solved):
+        rows.append(["a solved problem", *("–" if cost is None else f"{cost:,.0f}" for cost in solved)])
+    return table(f"{main}: generated tokens, round {number}", ["", *methods], rows, "cards")
 
 
 def _told(figures: dict[str, Any] | None) -> str:

@@ -27,6 +27,7 @@ from rstar_cli.report.searches import BINS, MOST, Searches, read_searches
 from tests.unit.test_extract import TREE, choose, rows
 from tests.unit.test_report import evaluated, figures, sampled
 
+SUBJECTS = (("geometry, and more than has room", 10), ("algebra", 30))
 NAMES = [
     "accuracy_by_level",
     "accuracy_by_tokens",
@@ -105,7 +106,7 @@ def test_what_is_gathered(run: RunDir) -> None:
     }, "not the seed, which is another in each round by itself"
     assert found["problems"]["columns"] == [0, 1, 2]
     answers = [["no", "incorrect"], ["0", "correct"], ["0", "correct"]]
-    assert found["problems"]["rows"][0] == ["p0", 1, "What is <b>0</b>?", "0", answers, None]
+    assert found["problems"]["rows"][0] == ["p0", 1, "What is <b>0</b>?", "0", answers, None, ""]
 
 
 def test_searches_that_were_not_verified_and_too_many(run: RunDir) -> None:
@@ -140,6 +141,7 @@ def test_a_chart_for_all_there_is_to_show(run: RunDir, tmp_path: Path) -> None:
         assert "currentColor" in svg, "text has the page's colour"
         assert "<text" in svg, "and is text"
         assert "font-family" not in svg, "in the page's font"
+        assert "<metadata" not in svg
     files = write_charts(drawn, tmp_path / "figures")
     assert [path.name for path in files] == [f"{name}.{kind}" for name in NAMES for kind in ("svg", "png")]
     again = write_charts(charts(collect(run), gather(run)), tmp_path / "again")
@@ -149,6 +151,29 @@ def test_a_chart_for_all_there_is_to_show(run: RunDir, tmp_path: Path) -> None:
     empty = RunDir.open(tmp_path / "none")
     assert charts(collect(empty), gather(empty)) == []
     assert "Nothing was evaluated yet" in report_page(collect(empty), gather(empty), "none")
+
+
+def test_subjects_and_curves_over_samples(run: RunDir) -> None:
+    """What an evaluation tells beyond accuracy is shown where it is there."""
+    told = sampled(100)
+    subjects = {name: {key: figures(right, 40)[key] for key in ("accuracy", "ci95", "n")} for name, right in SUBJECTS}
+    curve = {str(k): {key: figures(60 + k)[key] for key in ("accuracy", "ci95", "n")} for k in (1, 2, 4, 8)}
+    told["majority@8"] |= {"by_n": curve, "tokens_per_solved": 123.4}
+    told["pass@8"] |= {"by_n": curve, "theory": {"1": 0.4, "2": 0.5, "4": 0.6, "8": 0.7}}
+    told["mcts_top4@16"] = figures(120, 150)
+    evaluated(run, 2, "test", greedy={**figures(110), "by_subject": subjects}, **told)
+    report = collect(run)
+    names = [chart.name for chart in charts(report, gather(run))]
+    assert {"accuracy_by_subject", "accuracy_by_samples"} <= set(names)
+    drawn = {chart.name: on_page(chart) for chart in charts(report, gather(run))}
+    assert "geometry, and more than h" in drawn["accuracy_by_subject"]
+    assert drawn["accuracy_by_subject"].index("algebra") < drawn["accuracy_by_subject"].index("geometry")
+    assert all(label in drawn["accuracy_by_samples"] for label in (">majority<", ">pass<"))
+    assert "mcts_top4@16" in drawn["accuracy_by_tokens"]
+    page = report_page(report, gather(run), "r")
+    assert "greedy accuracy by subject" in page
+    assert "generated tokens, round 2" in page
+    assert '<td data-head="majority@8">123</td>' in page
 
 
 def test_no_text_of_a_run_is_taken_for_html(run: RunDir) -> None:

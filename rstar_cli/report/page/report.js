@@ -23,7 +23,11 @@ function answer(tag, text, verdict, remark) {
   return made;
 }
 
-const statement = ([id, level, text]) => cell("td", text, small(level === null ? id : `${id}, level ${level}`));
+function statement([id, level, text, , , , written]) {
+  const made = cell("td", text, small(level === null ? id : `${id}, level ${level}`));
+  if (typeof written === "string" && written) made.append(cell("details", cell("summary", "what the last round wrote"), cell("pre", written)));
+  return made;
+}
 const odd = (verdict) => (["correct", "incorrect", "no_answer"].includes(verdict) ? "" : verdict || "not evaluated");
 
 // Answers side by side: how often each came, and what the PRM thinks of it.
