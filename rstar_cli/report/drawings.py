@@ -295,19 +295,15 @@ def tokens_by_stage(rounds: Sequence[dict[str, Any]]) -> tuple[Draw, int] | None
 
 def _by_stage(rounds: Sequence[dict[str, Any]], key: str, unit: float, label: str) -> tuple[Draw, int] | None:
     known = [entry for entry in rounds if any(told[key] for told in entry["stages"].values())]
-    stages = sorted({name.split()[0] for entry in known for name in entry["stages"]}, key=_order)
+    others = {name.split()[0] for entry in known for name in entry["stages"]} - {*STAGES}
     parts = {
         stage: [
             sum(told[key] for name, told in entry["stages"].items() if name.split()[0] == stage) / unit
             for entry in known
         ]
-        for stage in stages
+        for stage in [*STAGES, *sorted(others)]
     }
     return (_stacked([f"round {entry['round']}" for entry in known], parts, label), len(known)) if known else None
-
-
-def _order(stage: str) -> int:
-    return list(STAGES).index(stage) if stage in STAGES else len(STAGES)
 
 
 def _stacked(names: Sequence[str], parts: Mapping[str, Sequence[float]], label: str) -> Draw:

@@ -149,7 +149,7 @@ def _problems(run: RunDir, folders: list[RoundDir], main: str) -> dict[str, Any]
         if path.exists():
             rows = list(read_rows(path, EvalRow))
             found[folder.number] = {r.problem_id: [r.samples[0].answer, r.samples[0].verdict.value] for r in rows}
-            written = {row.problem_id: getattr(row.samples[0], "text", "")[:LONGEST] for row in rows}
+            written = {row.problem_id: row.samples[0].text[:LONGEST] for row in rows}
         if (folder.evaluations / f"{main}.samples.jsonl").exists():
             sampled = folder.number
     samples: dict[str, list[list[Any]]] = {}

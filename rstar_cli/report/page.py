@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -28,6 +27,9 @@ from rstar_cli.report.tables import (
     table,
     training_data,
 )
+
+_CLAIMED = """<p class="hint">The dashed curves are claims of others, for a 7B model on MATH;
+nothing of them was measured here.</p>"""
 
 
 def assemble(name: str, **parts: str) -> str:
@@ -78,10 +80,10 @@ def report_page(report: dict[str, Any], found: dict[str, Any], name: str) -> str
         "report",
         TITLE=f"{escape(name)}: report",
         LEAD=escape(_lead(report)),
-        WARNINGS=_warnings(report, found["changed"]),
+        WARNINGS=_warnings(report, found),
         PARTS=_parts(report, found),
         CURVE="".join(f'<div class="{kind}">{themed(svg)}</div>' for kind, svg in curve.items())
-        or "<p>Nothing was evaluated yet.</p>",
+        + (_CLAIMED if curve else "<p>Nothing was evaluated yet: <code>rstar status</code> names the command.</p>"),
         TABLES="".join((*accuracies(report), subjects(report), reward_models(report))),
         CHARTS="".join(figures) or "<p>No round was searched yet.</p>",
         PROBLEMS=asked(report, found["problems"]) + searched(searches),
@@ -120,7 +122,8 @@ def _lead(report: dict[str, Any]) -> str:
     return f"Of {n} problems of {name}, greedy decoding answers right: {before}{told}."
 
 
-def _warnings(report: dict[str, Any], changed: Sequence[dict[str, Any]]) -> str:
+def _warnings(report: dict[str, Any], found: dict[str, Any]) -> str:
+    """What a reader must know before the figures."""
     told = [
         f"Round {entry['round']} trained on {entry['contaminated']} problems of evaluation sets: "
         "its accuracy, and that of later rounds, is no held-out accuracy."
@@ -128,11 +131,13 @@ def _warnings(report: dict[str, Any], changed: Sequence[dict[str, Any]]) -> str:
         if "contaminated" in entry
     ]
     warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in told)
-    if not changed:
-        return warnings
-    stages = ", ".join(dict.fromkeys(entry["stage"].split()[0] for entry in changed))
-    count = f"{len(changed)} setting{'s' * (len(changed) > 1)}"
-    text = (
-        f'Rounds differ in <a href="#changed">{count}</a> of {escape(stages)}: bear that in mind when comparing them.'
-    )
-    return f'{warnings}<p class="notice">{text}</p>'
+    notices = [
+        f"Round {entry['round']} is not done: {escape(', '.join(left))}. What is not finished is not shown."
+        for entry in found["rounds"]
+        if (left := [name for name, told in entry["stages"].items() if told["status"] in ("running", "stopped")])
+    ]
+    if changed := found["changed"]:
+        stages = ", ".join(dict.fromkeys(entry["stage"].split()[0] for entry in changed))
+        count = f'<a href="#changed">{len(changed)} setting{"s" * (len(changed) > 1)}</a>'
+        notices.append(f"Rounds differ in {count} of {escape(stages)}: bear that in mind when comparing them.")
+    return warnings + "".join(f'<p class="notice">{text}</p>' for text in notices)
