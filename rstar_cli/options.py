@@ -171,10 +171,15 @@ class ShowPlace(ReportPlace):
     """Round of self-training."""
     trees: Path | None = None
     """A file of trees instead of a round's."""
+    problems: Path | None = None
+    """Their problems, whose statements and answers a file of trees lacks."""
     problem: str | None = None
     """Id of the problem, or its number in the file. [default: the first]"""
     best_path: bool = False
     """Only the best solution, with all its code and output."""
+    prm: str | None = None
+    """Have a PRM value every step: `last`, the one that the round ended with, or a checkpoint directory or hub id.
+    [default: the values that the search had, if any]"""
     depth: int | None = Field(None, ge=1)
     """Steps below the problem that are shown. [default: all]"""
     html: Path | None = None
