@@ -15,6 +15,7 @@ from rstar_cli.problems.synthetic import make_problems
 from rstar_cli.records import Execution, ExecutionStatus, Problem, Rollout, StopReason, Tree, TreeNode, Verdict
 from rstar_cli.report.tree import Shown, best_leaf, tree_page
 from tests.browser.conftest import visit
+from tests.browser.screenshots import take
 from tests.helpers import rstar
 
 if TYPE_CHECKING:
@@ -195,6 +196,15 @@ def test_text_of_a_model_stays_text(browser: Chrome, tmp_path: Path) -> None:
     find(browser, "#node-1").click()
     assert evil in find(browser, "#detail").text
     assert browser.title != "caught"
+
+
+def test_the_pictures_of_the_readme(chromium: Chrome, searched: dict[str, Path], tmp_path: Path) -> None:
+    page = searched["uct"].with_suffix(".html")
+    taken = take(page, page, tmp_path)
+    assert [path.name for path in taken] == ["report.png", "viewer.png"]
+    pictures = [path.read_bytes() for path in taken]
+    assert all(10_000 < len(picture) < 200_000 for picture in pictures)
+    assert [path.read_bytes() for path in take(page, page, tmp_path)] == pictures
 
 
 def large_tree(count: int) -> Tree:
