@@ -172,7 +172,8 @@ def searched(searches: Sequence[dict[str, Any]]) -> str:
     heads = ["problem", "gold", "right solutions", "answers", "dropped steps"]
     cut = f" Of a round with more than {MOST:,}, these are the unsolved ones first." if _any_cut(searches) else ""
     about = "Why a search failed: the answers it came to, the commonest first, and the candidate steps that were "
-    about += f"dropped.{cut} Step by step: rstar show --round N --problem ID --html tree.html"
+    about += f"dropped.{cut} Step by step, with the PRM's value of each: "
+    about += "<code>rstar show --round N --problem ID --prm last --html tree.html</code>"
     rounds = {str(entry["round"]): f"round {entry['round']}" for entry in reversed(searches)}
     return _finder("searches", "Searches of training problems", about, heads, _SOLVED, rounds)
 
@@ -189,7 +190,7 @@ def _finder(
     choices: dict[str, str],
     rounds: dict[str, str] | None = None,
 ) -> str:
-    """A table that is searched, filtered and leafed through: its frame."""
+    """A table that is searched, filtered and leafed through: its frame; `about` is HTML."""
     selects = [(f"{name}-keep", "Which problems", choices)]
     if rounds is not None:
         selects.insert(0, (f"{name}-round", "Which round", rounds))
@@ -202,7 +203,7 @@ def _finder(
     named = "".join(f"<th>{escape(head)}</th>" for head in heads)
     return f"""<section>
   <h2 id="{name}-part">{escape(title)}</h2>
-  <p class="hint">{escape(about)}</p>
+  <p class="hint">{about}</p>
   <div class="tools">
     <input id="{name}-search" type="search" placeholder="words of the problem" aria-label="Words of the problem">
     {options}

@@ -21,7 +21,7 @@ goTo(at);
 choose(way.slice(0, -1).find((id) => choice(id, at).length > 1) ?? way[0]);
 """
 """Shows the rollout that came to a right answer, at the first step where it had a choice."""
-COLOURS = 128
+COLOURS = 256
 """Of a picture: text on plain ground needs no more, and the file is a third."""
 
 
