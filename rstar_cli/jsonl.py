@@ -50,6 +50,7 @@ _STORAGE_REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n), then run the same command again",
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "choose another place: a part of the path is a file"),
 }
+_NO_NUMBER = re.compile(rb"NaN|Infinity")
 _BIG_INTEGER = re.compile(rb"\d{19}")
 
 
@@ -98,9 +99,13 @@ def read_rows(path: Path | str, model: type[RowT], aside: Aside = STRICT) -> Ite
     """
     for number, line in _lines(path, aside):
         try:
+            if _NO_NUMBER.search(line):  # pydantic reads them, JSON has none
+                parse_object(line, path, number)
             row = model.model_validate_json(line)
         except ValidationError as error:
             aside.take(_row_error(error, path, number, model))
+        except DataError as error:
+            aside.take(error)
         else:
             yield row
 

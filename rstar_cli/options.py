@@ -118,13 +118,13 @@ class EvaluatePlace(ShardedPlace):
     """Policy to evaluate, with no run needed: `embedded`, a checkpoint directory, or a hub id."""
     output: Path | None = None
     """Folder for the results when no run is used. [default: eval/POLICY]"""
+    skip_bad_lines: bool = False
+    """Set bad lines of --benchmark aside in a file beside the results, and go on; the exit code is 7 then."""
     log_samples: bool = False
     """Write what the model wrote and how it was graded into log/, in the format of lm-evaluation-harness."""
     compare: tuple[str, str] | None = None
     """Compare two evaluations, problem by problem: each a round of the run (3), of another one (runs/other:3), a folder
     of results, or a file of rows."""
-    skip_bad_lines: bool = False
-    """Set bad lines of --benchmark aside in a file beside the results, and go on; the exit code is 7 then."""
 
 
 class EvolvePlace(Place):

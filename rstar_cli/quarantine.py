@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from rstar_cli.errors import DataError, UsageError
-from rstar_cli.jsonl import STRICT, Aside, dump, replacing
+from rstar_cli.jsonl import STRICT, Aside, dump, replacing, storage_errors
 
 
 class Quarantine:
@@ -49,6 +49,8 @@ class Quarantine:
         if error.line is None:
             raise error
         if not self.count and self.path is not None:
+            with storage_errors(self.path, "make"):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             self._write = self._stack.enter_context(replacing(self.path))
         self.count += 1
         self._write(dump({"line": error.line, "field": error.field, "reason": error.why, **_as_it_was(self._line)}))

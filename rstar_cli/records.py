@@ -79,7 +79,7 @@ class Choice(StrEnum):
 class Row(BaseModel):
     """Base of our own rows."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Problem(BaseModel):

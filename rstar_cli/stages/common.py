@@ -32,7 +32,7 @@ from rstar_cli.ranks import is_main
 from rstar_cli.records import Problem
 from rstar_cli.sandbox import Sandbox
 from rstar_cli.shards import Shard
-from rstar_cli.stages.intact import SHARED, refuse_changed, refuse_other_problems
+from rstar_cli.stages.intact import as_settings, hashes_of, refuse_changed, refuse_changed_inputs
 from rstar_cli.stages.versions import versions
 
 Stop = Callable[[int], bool]
@@ -119,7 +119,7 @@ class StageRecord:
         self._entry: dict[str, Any] = {
             "status": "running",
             "config": dict(config),
-            "inputs": {name: _identity(path) for name, path in inputs.items()},
+            "inputs": {name: hashes_of(path) for name, path in inputs.items()},
             "versions": versions(),
         }
         self._begun = self._ticked = time.monotonic()
@@ -139,7 +139,7 @@ class StageRecord:
         if self._merged is not None and self._merged.is_complete():
             self._manifest, self.outputs = self._merged._manifest, self._merged.outputs
             return True
-        self._refuse_changed_inputs()
+        refuse_changed_inputs(self._whole, self._stage, self._inputs, self._entry["inputs"])
         entry = read_manifest(self._manifest).get(self._stage)
         first = self.outputs[0]
         begun = partial(first)
@@ -151,8 +151,8 @@ class StageRecord:
                 f"{left[0]} is there, and {self._manifest} does not tell what it was made with",
                 remedy=f"Restore the manifest, or remove {left[0]} to begin anew.",
             )
-        asked = {**self._entry["config"], **_flat(self._entry["inputs"])}
-        before = {"config": {**entry.get("config", {}), **_flat(entry.get("inputs", {}))}}
+        asked = {**self._entry["config"], **as_settings(self._entry["inputs"])}
+        before = {"config": {**entry.get("config", {}), **as_settings(entry.get("inputs", {}))}}
         remedy = f"Use the settings and inputs it was begun with, or remove {left[0]} to do it again."
         check_unchanged(before, asked, f"{self._stage} in {self._manifest.parent}", remedy)
         if not all(path.exists() for path in self.outputs):  # each is complete or absent
@@ -166,16 +166,9 @@ class StageRecord:
                 self.progress.unlink(missing_ok=True)  # of the process that was killed
         else:
             for path in self.outputs:
-                refuse_changed(self._manifest, path, _identity(path))
+                refuse_changed(self._manifest, path, hashes_of(path))
         partial(first).unlink(missing_ok=True)
         return True
-
-    def _refuse_changed_inputs(self) -> None:
-        for name, path in self._inputs.items():
-            now = self._entry["inputs"][name]
-            refuse_changed(path.parent / self._whole.name, path, now)
-            if name == SHARED:
-                refuse_other_problems(self._manifest, self._stage, path, now)
 
     def told_again(self, summary: Summary) -> Summary:
         """The summary of a stage that was done before, with what the manifest tells of it."""
@@ -237,7 +230,7 @@ class StageRecord:
 
     def complete(self, counts: Mapping[str, Any], tokens: Mapping[str, int] | None = None) -> None:
         """Record that the stage is done, with counts, and each output's hash and number of rows."""
-        outputs = {path.name: _identity(path) for path in self.outputs}
+        outputs = {path.name: hashes_of(path) for path in self.outputs}
         self._note("complete", tokens or {}, counts=dict(counts), outputs=outputs)
 
     def _note(self, status: str, tokens: Mapping[str, int], **more: Any) -> None:
@@ -254,17 +247,6 @@ class StageRecord:
 def partial(path: Path) -> Path:
     """The journal of an artifact that is not whole yet."""
     return path.with_name(path.name + ".partial")
-
-
-def _identity(path: Path) -> dict[str, Any]:
-    """A file by hash and rows; a checkpoint directory by the hashes of its weights."""
-    if path.is_dir():
-        return {"files": {p.name: digest(p).sha256 for p in sorted(path.glob("*.safetensors"))}}
-    return digest(path)._asdict()
-
-
-def _flat(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"input {name}": value for name, value in inputs.items()}
 
 
 def few_shot_of(config: EngineConfig, model: str) -> int:

@@ -117,7 +117,8 @@ def _of_round(place: EvaluatePlace, config: EvaluateConfig, run: RunDir, stop: S
         place.part,
     )
     refuse_without(place.skip_bad_lines, place.benchmark, "--benchmark")
-    summary = Summary(f"evaluate {place.which}", next_command=run.command("generate", number + 1))
+    next_command = run.command("merge", number) if place.part else run.command("generate", number + 1)
+    summary = Summary(f"evaluate {place.which}", next_command=next_command)
     if place.benchmark is not None:
         tasks = _benchmark(place.benchmark, place, config, files.evaluations, summary)
     else:
@@ -125,8 +126,6 @@ def _of_round(place: EvaluatePlace, config: EvaluateConfig, run: RunDir, stop: S
         for name, table in run.recipe.eval_sets.items():
             problems = eval_problems(run, name)[: place.limit]
             tasks += _tasks(name, problems, config, _sampled(problems, table, run.recipe.run.seed))
-    if place.part:
-        summary.next_command = run.command("merge", number)
     _evaluate(tasks, models, config, summary, stop, log=place.log_samples)
     if place.benchmark is None and not place.part:
         summary.files.append(write_report(run))
@@ -158,8 +157,6 @@ def _benchmark(
     """What is asked for on a benchmark or a file of problems; its bad lines are told in the summary."""
     name = eval_name(source)
     with ExitStack() as stack:
-        if place.skip_bad_lines:
-            make_folder(folder)
         aside = open_aside(stack, place.skip_bad_lines, folder / f"{name}.quarantine.jsonl")
         problems = read_source(source, place.limit, aside)
     summary.notes, summary.partial = notes(aside), bool(counted(aside))

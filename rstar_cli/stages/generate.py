@@ -111,9 +111,9 @@ def _on_round(place: GeneratePlace, config: GenerateConfig, run: RunDir, stop: S
     if contaminated:
         summary.notes.append(f"{contaminated} of these problems are in an evaluation set, too.")
     summary.notes += notes(aside)
-    more = counted(aside) | ({"contaminated": contaminated} if contaminated else {})
     part = list(place.part.of(problems)) if place.part else problems
     task = _Task(part, model, prm, few_shot, derive_seed(seed, place.round), record.outputs[0])
+    more = counted(aside) | ({"contaminated": contaminated} if contaminated else {})
     return _unless_done(task, config, record, summary, stop, more)
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from rstar_cli.config import TrainConfig
 from rstar_cli.errors import MemoryFullError
 from rstar_cli.packages import require
+from rstar_cli.ranks import world_size
 from rstar_cli.train.plan_trainer import check_reporter
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ def on_smaller_batch(train: Callable[[ConfigT], ReportT], config: ConfigT) -> tu
     try:
         return train(config), {}
     except MemoryFullError as error:
+        if world_size() > 1:  # the others are in the middle of an update
+            raise
         smaller = config.model_copy(update={"batch_tokens": max(1, config.batch_tokens // 2)})
         logger.warning("%s: going on with --batch-tokens %d", error, smaller.batch_tokens)
     _free_memory()  # outside of the handler, which holds on to the tensors of the frames that failed
