@@ -12,6 +12,7 @@ import typer
 
 from rstar_cli import __version__, interrupts
 from rstar_cli.cli_bench import bench_app
+from rstar_cli.cli_problems import problems_app
 from rstar_cli.config import (
     EvaluateConfig,
     EvolveConfig,
@@ -49,7 +50,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-problems_app = typer.Typer(no_args_is_help=True, help="Make, import and list problems.")
 app.add_typer(problems_app, name="problems", rich_help_panel="Around the rounds")
 app.add_typer(bench_app, name="bench", rich_help_panel="Around the rounds")
 
@@ -270,54 +270,6 @@ def show_tree(place: ShowPlace, _given: dict[str, Any]) -> None:
     from rstar_cli.stages.show import find_tree
 
     show_search(place, find_tree(place))
-
-
-@problems_app.command("make")
-def problems_make(
-    output: Annotated[str, typer.Option(help="File for the rows; - is stdout.")],
-    count: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal problems.")] = 0,
-    levels: Annotated[str, typer.Option(help="Levels: reasoning steps, 1 to 6.")] = "1-5",
-    split: Annotated[str, typer.Option(help="train, validation or test: disjoint sets.")] = "train",
-) -> None:
-    """Generate problems with exact answers.
-
-    [dim]rstar problems make --count 200 --seed 7 --levels 1-3 --output problems.jsonl[/dim]
-    """
-    from rstar_cli.stages.problem_files import make
-
-    note(make(output, count, seed, levels, split))
-
-
-@problems_app.command("import")
-def problems_import(
-    source: Annotated[str, typer.Argument(help="A file (.json, .jsonl, .csv, .parquet) or a benchmark's name.")],
-    output: Annotated[str | None, typer.Option(help="File for the rows; - is stdout.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Make them the training pool of this run instead.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take only the first so many.")] = None,
-    skip_bad_lines: Annotated[
-        bool, typer.Option("--skip-bad-lines", help="Set bad lines aside in a file beside the output, and go on.")
-    ] = False,
-) -> None:
-    """Import problems from a file or a benchmark, into a file or as a run's training pool.
-
-    [dim]rstar problems import train.csv --run runs/mine[/dim]
-    """
-    from rstar_cli.stages.problem_files import import_
-
-    said, whole = import_(source, output, run, limit, skip_bad_lines=skip_bad_lines)
-    note(said)
-    if not whole:
-        raise typer.Exit(7)
-
-
-@problems_app.command("list")
-def problems_list() -> None:
-    """List the benchmarks that are known by name."""
-    from rstar_cli.problems.hub import BENCHMARKS
-
-    for name, benchmark in BENCHMARKS.items():
-        typer.echo(f"{name:14} {benchmark.hub_id}")
 
 
 @app.command(rich_help_panel="Around the rounds")
