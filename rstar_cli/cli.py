@@ -12,6 +12,7 @@ import typer
 
 from rstar_cli import __version__, interrupts
 from rstar_cli.cli_bench import bench_app
+from rstar_cli.cli_examples import add_examples
 from rstar_cli.cli_problems import problems_app
 from rstar_cli.config import (
     EvaluateConfig,
@@ -80,10 +81,7 @@ def root(
 @app.command(rich_help_panel="A round")
 @flags(GeneratePlace, GenerateConfig)
 def generate(place: GeneratePlace, given: dict[str, Any]) -> None:
-    """Search every problem of a round over executed steps; writes trees.jsonl.
-
-    [dim]rstar generate --round 1[/dim]
-    """
+    """Search every problem of a round over executed steps; writes trees.jsonl."""
     run, config = _open(place, GenerateConfig, "generate", given, outside=place.output is not None)
     from rstar_cli.stages.dry_run import dry_run_generate
     from rstar_cli.stages.generate import generate as stage
@@ -94,12 +92,7 @@ def generate(place: GeneratePlace, given: dict[str, Any]) -> None:
 @app.command(rich_help_panel="A round")
 @flags(VerifyPlace, VerifyConfig)
 def verify(place: VerifyPlace, given: dict[str, Any]) -> None:
-    """Run every finished trajectory again and grade it; writes solutions and training rows.
-
-    [dim]rstar verify --round 1[/dim]
-
-    [dim]rstar verify --input rows.jsonl --output -[/dim]    grades anybody's outputs
-    """
+    """Run every finished trajectory again and grade it; writes solutions and training rows."""
     _refuse_two_streams(place, place.output)
     outside = place.input is not None or place.output is not None
     run, config = _open(place, VerifyConfig, "verify", given, outside=outside)
@@ -120,10 +113,7 @@ def verify(place: VerifyPlace, given: dict[str, Any]) -> None:
 @app.command("train-policy", rich_help_panel="A round")
 @flags(TrainPlace, TrainPolicyConfig)
 def train_policy(place: TrainPlace, given: dict[str, Any]) -> None:
-    """Fine-tune the policy on the best verified trajectories of all rounds so far; writes policy/.
-
-    [dim]rstar train-policy --round 1[/dim]
-    """
+    """Fine-tune the policy on the best verified trajectories of all rounds so far; writes policy/."""
     outside = place.input is not None or place.output is not None
     run, config = _open(place, TrainPolicyConfig, "train-policy", given, outside=outside)
     from rstar_cli.stages.dry_run import dry_run_train
@@ -135,10 +125,7 @@ def train_policy(place: TrainPlace, given: dict[str, Any]) -> None:
 @app.command("train-prm", rich_help_panel="A round")
 @flags(TrainPlace, TrainPrmConfig)
 def train_prm(place: TrainPlace, given: dict[str, Any]) -> None:
-    """Train the process reward model from the round's policy, on labelled steps or pairs of all rounds; writes prm/.
-
-    [dim]rstar train-prm --round 1[/dim]
-    """
+    """Train the process reward model from the round's policy, on labelled steps or pairs of all rounds; writes prm/."""
     outside = place.input is not None or place.output is not None
     run, config = _open(place, TrainPrmConfig, "train-prm", given, outside=outside)
     from rstar_cli.stages.dry_run import dry_run_train_prm
@@ -150,14 +137,7 @@ def train_prm(place: TrainPlace, given: dict[str, Any]) -> None:
 @app.command(rich_help_panel="A round")
 @flags(EvaluatePlace, EvaluateConfig)
 def evaluate(place: EvaluatePlace, given: dict[str, Any]) -> None:
-    """Measure a round's policy and PRM on held-out problems, with 95 % intervals; round 0 is the base model.
-
-    [dim]rstar evaluate --round 1[/dim]
-
-    [dim]rstar evaluate --policy embedded --benchmark problems.jsonl[/dim]    needs no run
-
-    [dim]rstar evaluate --compare 1 3[/dim]    tests whether round 3 is better than round 1
-    """
+    """Measure a round's policy and PRM on held-out problems, with 95 % intervals; round 0 is the base model."""
     if place.compare is not None:
         from rstar_cli.stages.compare import compare
 
@@ -173,10 +153,7 @@ def evaluate(place: EvaluatePlace, given: dict[str, Any]) -> None:
 @app.command(rich_help_panel="The loop")
 @flags(EvolvePlace, EvolveConfig)
 def evolve(place: EvolvePlace, given: dict[str, Any]) -> None:
-    """Run round after round, until all are done, accuracy stops rising, or the budget is spent; goes on where it was.
-
-    [dim]rstar evolve --run runs/mine --recipe my.toml[/dim]
-    """
+    """Run round after round until all are done, accuracy stops rising or the budget is spent; goes on where it was."""
     from rstar_cli.recipe import load_recipe
     from rstar_cli.rounds import evolve as loop
     from rstar_cli.rounds import seconds_by_stage
@@ -210,12 +187,7 @@ def init(
         bool, typer.Option("--schema", help="Print a JSON Schema of recipes instead, for editors.")
     ] = False,
 ) -> None:
-    """Make a run from a recipe. A stage makes one from the default recipe by itself where there is none.
-
-    [dim]rstar init --run runs/mine --recipe my.toml[/dim]
-
-    [dim]rstar init --schema > recipe.schema.json[/dim]    then "#:schema ./recipe.schema.json" heads the recipe
-    """
+    """Make a run from a recipe. A stage makes one from the default recipe by itself where there is none."""
     if schema:
         import json
 
@@ -230,10 +202,7 @@ def init(
 @app.command(rich_help_panel="Around the rounds")
 @flags(MergePlace)
 def merge(place: MergePlace, _given: dict[str, Any]) -> None:
-    """Join what `--shard 1/4` to `4/4` of a stage wrote: the result is that of one process, byte for byte.
-
-    [dim]rstar merge --round 1[/dim]
-    """
+    """Join what `--shard 1/4` to `4/4` of a stage wrote: the result is that of one process, byte for byte."""
     from rstar_cli.stages.merge import merge as stage
 
     show(place, stage(place, None if place.output else RunDir.find(place.run_dir)))
@@ -251,22 +220,14 @@ def status(place: ReportPlace, _given: dict[str, Any]) -> None:
 @app.command(rich_help_panel="Around the rounds")
 @flags(ReportPlace)
 def report(place: ReportPlace, _given: dict[str, Any]) -> None:
-    """Write what a run did and what came of it: report.html, which opens in any browser, report.json, and figures.
-
-    [dim]rstar report --run runs/mine[/dim]
-    """
+    """Write what a run did and what came of it: report.html, which opens in any browser, report.json, and figures."""
     show_report(place, RunDir.find(place.run_dir))
 
 
 @app.command("show", rich_help_panel="Around the rounds")
 @flags(ShowPlace)
 def show_tree(place: ShowPlace, _given: dict[str, Any]) -> None:
-    """Show the search of one problem: in the terminal, or as a page with a replay of its rollouts.
-
-    [dim]rstar show --round 2 --problem 7 --best-path[/dim]
-
-    [dim]rstar show --round 2 --problem 7 --html tree.html[/dim]
-    """
+    """Show the search of one problem: in the terminal, or as a page with a replay of its rollouts."""
     from rstar_cli.stages.show import find_tree
 
     show_search(place, find_tree(place))
@@ -283,6 +244,10 @@ def doctor(place: Place, _given: dict[str, Any]) -> None:
     _show(place, Summary("doctor", found.figures(), notes=found.remedies, data=found.data()))
     if found.failure:
         raise SetupError(found.failure)
+
+
+add_examples(app)
+add_examples(problems_app)
 
 
 def _open(

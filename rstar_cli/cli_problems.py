@@ -20,10 +20,7 @@ def problems_make(
     levels: Annotated[str, typer.Option(help="Levels: reasoning steps, 1 to 6.")] = "1-5",
     split: Annotated[str, typer.Option(help="train, validation or test: disjoint sets.")] = "train",
 ) -> None:
-    """Generate problems with exact answers.
-
-    [dim]rstar problems make --count 200 --seed 7 --levels 1-3 --output problems.jsonl[/dim]
-    """
+    """Generate problems with exact answers."""
     from rstar_cli.stages.problem_files import make
 
     note(make(output, count, seed, levels, split))
@@ -39,10 +36,7 @@ def problems_import(
         bool, typer.Option("--skip-bad-lines", help="Set bad lines aside in a file beside the output, and go on.")
     ] = False,
 ) -> None:
-    """Import problems from a file or a benchmark, into a file or as a run's training pool.
-
-    [dim]rstar problems import train.csv --run runs/mine[/dim]
-    """
+    """Import problems from a file or a benchmark, into a file or as a run's training pool."""
     from rstar_cli.stages.problem_files import import_
 
     said, whole = import_(source, output, run, limit, skip_bad_lines=skip_bad_lines)
