@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rstar_cli.jsonl import read_rows, write_rows
+from rstar_cli.jsonl import digest, read_rows, write_rows
 from rstar_cli.metrics import mcnemar, paired_gain
 from rstar_cli.prompts import render_prompt
 from rstar_cli.records import EvalRow, Problem, Verdict
@@ -218,6 +218,10 @@ def test_rows_of_an_older_version_have_figures_and_no_log(place: Path, tmp_path:
         for sample in row["samples"]:
             del sample["text"]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    manifest = tmp_path / "old/manifest.json"
+    told = json.loads(manifest.read_bytes())
+    told["stages"]["evaluate p greedy"]["outputs"][file.name] = digest(file)._asdict()
+    manifest.write_text(json.dumps(told))
     assert "done before" in rstar(*command, "--output", "old", cwd=tmp_path).stderr
     refused = rstar(*command, "--output", "old", "--log-samples", cwd=tmp_path, check=False)
     assert refused.returncode == 3
