@@ -23,6 +23,7 @@ from rstar_cli.stages.common import StageRecord, Summary, refuse_run_flags
 from rstar_cli.stages.contaminated import refuse_trained
 from rstar_cli.stages.push import pushed
 from rstar_cli.stages.train_files import read_sft
+from rstar_cli.train.ready import check_packages
 
 if TYPE_CHECKING:
     from rstar_cli.train.fit import TrainProgress
@@ -136,6 +137,7 @@ def _on_files(place: TrainPlace, config: TrainPolicyConfig) -> Summary:
         raise UsageError("--start previous is a run's, and this is work outside one", remedy="Name it with --model.")
     summary = Summary("train-policy", files=[output])
     model = place.model or EMBEDDED
+    check_packages(config)
     with set_aside(place, output, summary) as aside:
         rows = read_sft(source, model, aside)
     _fit(rows, model, output, config, summary)

@@ -25,7 +25,7 @@ from rstar_cli.stages.train_policy import check_fresh, plain_files, set_aside, s
 from rstar_cli.train import prm, prm_report
 from rstar_cli.train.fit import is_held_out
 from rstar_cli.train.prm_data import LEARNT, PrmRow, is_learnt
-from rstar_cli.train.ready import on_smaller_batch
+from rstar_cli.train.ready import check_packages, on_smaller_batch
 
 
 def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> Summary:
@@ -40,6 +40,7 @@ def train_prm(place: TrainPlace, config: TrainPrmConfig, run: RunDir | None) -> 
         source, output = plain_files("train-prm", place)
         summary = Summary("train-prm", files=[output])
         model = place.model or EMBEDDED
+        check_packages(config)
         with set_aside(place, output, summary) as aside:
             rows = read_plain(source, model, config, aside)
         _fit(rows, model, output, config, summary)

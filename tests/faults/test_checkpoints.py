@@ -94,7 +94,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "tokenizer cut off": (lambda m: cut(m / "tokenizer.json", 5000), "model/tokenizer.json is damaged"),
     "tokenizer of no sense": (lambda m: (m / "tokenizer.json").write_text('{"model": 5}'), "no tokenizer at model: "),
 }
-FAST = ("weights cut off", "pickles alone", "config of no heads")
+FAST = ("weights cut off", "pickles alone")
 EACH = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in DAMAGES]
 
 
@@ -112,6 +112,7 @@ def test_a_damaged_checkpoint_is_told_by_its_file(place: Path, name: str) -> Non
     assert not (place / "t.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_the_search_goes_on_once_the_checkpoint_is_mended(place: Path, whole: Path) -> None:
     cut(place / "model" / "model.safetensors", 1000)
     rstar(*GENERATE, cwd=place, code=5)
