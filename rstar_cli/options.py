@@ -85,7 +85,8 @@ class VerifyPlace(ShardedPlace):
     """Where `verify` reads and writes."""
 
     input: str | None = None
-    """Rows to check instead of a round's trees: `answer` and one of `prediction`, `solution`, `code`; `-` is stdin."""
+    """Rows to check instead of a round's trees: `answer` and one of `prediction`, `solution`, `code`, or samples that
+    lm-evaluation-harness logged, or trees of microsoft/rStar; `-` is stdin."""
     output: str | None = None
     """Where checked rows go; `-` is stdout."""
     skip_bad_lines: bool = False
