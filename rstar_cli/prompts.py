@@ -130,6 +130,17 @@ def render_prompt(problem: str, few_shot: int = 0) -> str:
     return "\n\n".join([INSTRUCTIONS, *shown, asked])
 
 
+def split_prompt(prompt: str) -> tuple[str, str]:
+    """A prompt taken apart: (the problem, what the assistant's turn begins with); worked examples are left out.
+
+    Of a prompt in another format all is the problem.
+    """
+    begin = prompt.rfind(PROMPT_HEAD)
+    if begin < 0 or not prompt.endswith(PROMPT_TAIL):
+        return prompt, ""
+    return prompt[begin + len(PROMPT_HEAD) : -len(PROMPT_TAIL)], PROMPT_TAIL.partition(": ")[2]
+
+
 def render_output(stdout: str) -> str:
     """The output block that follows a closed program, shortened to `OUTPUT_SHOWN` characters."""
     text = stdout.strip()
