@@ -15,6 +15,9 @@ models fit::
     <output>42<end_of_output>
     <answer>The answer is \boxed{42}<end_of_answer>
 
+That is what its policies and PPMs are trained on; its own search has one newline more before <|assistant|>
+(`step_delim`), which neither training has.
+
 The prompt here ends with the opening `<code>`, so that every continuation is a step. Each segment (prompt, step, output
 block, answer) is tokenised by itself, in training as in search.
 """

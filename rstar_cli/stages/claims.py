@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from rstar_cli.errors import DataError
 from rstar_cli.jsonl import Aside
 from rstar_cli.problems.fields import final_answer
+from rstar_cli.stages.sample_log import INVALID
 
 KINDS = ("prediction", "solution", "code")
 """Fields that hold what is checked; a row of ours has just one of them."""
@@ -102,7 +103,9 @@ def _text(row: Row, name: str, origin: str, line: int) -> str:
 def _harness(row: Row, origin: str, line: int) -> tuple[str, str]:
     """(kind, text) of what the harness's filter found."""
     found = row["filtered_resps"]
-    if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], str):
+    while isinstance(found, list) and len(found) == 1:  # a filter may leave a list, even of one
+        found = found[0]
+    if not isinstance(found, str):
         raise DataError(
             "expected one text: what a filter found in the response",
             path=origin,
@@ -110,7 +113,9 @@ def _harness(row: Row, origin: str, line: int) -> tuple[str, str]:
             field="filtered_resps",
             remedy="Log a task that generates text, with a filter that leaves one answer (take_first, majority_vote).",
         )
-    return "solution" if row.get("resps") == [found] else "prediction", found[0]
+    if found == INVALID:
+        return "solution", ""
+    return "solution" if row.get("resps") == [[found]] else "prediction", found
 
 
 def _best(nodes: Mapping[str, Any], origin: str, line: int) -> str:

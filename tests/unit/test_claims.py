@@ -67,6 +67,8 @@ def test_what_the_harness_filtered_is_a_prediction_and_a_whole_response_a_soluti
     assert claim(sample(text, text, r"Thus \boxed{42}"), "f", 1) == Claim("solution", text, "42")
     several = sample("", "42", "42", resps=[["It is 42", "It is 41", "42"]])  # after a vote
     assert claim(several, "f", 1) == Claim("prediction", "42", "42")
+    assert claim(sample(text, ["42"], "42"), "f", 1) == Claim("prediction", "42", "42")  # no filter takes the first
+    assert claim(sample(text, "[invalid]", "42"), "f", 1) == Claim("solution", "", "42")
 
 
 def test_of_upstreams_tree_the_answer_of_highest_q_is_checked_with_its_steps() -> None:
@@ -109,6 +111,6 @@ def test_the_rows_of_others_are_graded_all_their_fields_kept(tmp_path: Path) -> 
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = rstar("verify", "--input", "in.jsonl", "--output", "-", cwd=tmp_path)
     graded = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["verdict"] for row in graded] == ["correct", "incorrect", "correct", "correct", "no_answer"]
-    assert [row["predicted_answer"] for row in graded] == ["1042", "[invalid]", r"\frac12", "42", None]
+    assert [row["verdict"] for row in graded] == ["correct", "no_answer", "correct", "correct", "no_answer"]
+    assert [row["predicted_answer"] for row in graded] == ["1042", None, r"\frac12", "42", None]
     assert all(given.items() <= row.items() for given, row in zip(rows, graded, strict=True))
