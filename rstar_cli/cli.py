@@ -28,6 +28,7 @@ from rstar_cli.layout import PACKAGED, RunDir, default_run
 from rstar_cli.options import (
     EvaluatePlace,
     EvolvePlace,
+    ExportPlace,
     GeneratePlace,
     MergePlace,
     Place,
@@ -206,6 +207,18 @@ def merge(place: MergePlace, _given: dict[str, Any]) -> None:
     from rstar_cli.stages.merge import merge as stage
 
     show(place, stage(place, None if place.output else RunDir.find(place.run_dir)))
+
+
+@app.command(rich_help_panel="Around the rounds")
+@flags(ExportPlace)
+def export(place: ExportPlace, _given: dict[str, Any]) -> None:
+    """Write a run's training rows in a format of TRL's, as JSON lines or parquet; perhaps onto the hub.
+
+    [dim]rstar export --format preference --output pairs.parquet[/dim]
+    """
+    from rstar_cli.stages.export import export as stage
+
+    show(place, stage(place, RunDir.find(place.run_dir)))
 
 
 @app.command(rich_help_panel="Around the rounds")

@@ -198,6 +198,9 @@ def test_what_was_written_can_be_read(place: Path) -> None:
         assert "<output>" in text or answer == "[invalid]"
     assert any("1 / 0" in entry["resps"][0][0] for entry in greedy), "a step that failed is there, too"
     assert {entry["exact_match"] for entry in greedy} == {0, 1}
+    done = rstar("verify", "--input", "a/log/samples_p_greedy.jsonl", "--output", "-", cwd=place)
+    graded = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["verdict"] == "correct" for row in graded] == [entry["exact_match"] == 1 for entry in greedy]
 
 
 def test_logs_can_be_had_later_and_are_equal(place: Path) -> None:
