@@ -1,6 +1,6 @@
 """How fast the engine decodes on a GPU, beside what its memory could give; and how long it waits in a search.
 
-As a script it prints the figures, on a CPU too: python -m tests.gpu.test_speed --device cpu --millions 10 --batches 1,32
+As a script it prints the figures, python -m tests.gpu.test_speed --device cpu --millions 10 --batches 1,32
 """
 
 from __future__ import annotations
