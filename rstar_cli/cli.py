@@ -212,10 +212,7 @@ def merge(place: MergePlace, _given: dict[str, Any]) -> None:
 @app.command(rich_help_panel="Around the rounds")
 @flags(ExportPlace)
 def export(place: ExportPlace, _given: dict[str, Any]) -> None:
-    """Write a run's training rows in a format of TRL's, as JSON lines or parquet; perhaps onto the hub.
-
-    [dim]rstar export --format preference --output pairs.parquet[/dim]
-    """
+    """Write a run's training rows in a format of TRL's, as JSON lines or parquet; perhaps onto the hub."""
     from rstar_cli.stages.export import export as stage
 
     show(place, stage(place, RunDir.find(place.run_dir)))

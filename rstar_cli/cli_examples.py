@@ -48,6 +48,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("rstar merge --output trees.jsonl", "trees that were made outside a run"),
         ("rstar merge --output eval/mine", "an evaluation outside a run"),
     ),
+    "export": (
+        ("rstar export", "prompts and completions of all rounds so far, into train.jsonl"),
+        ("rstar export --format preference --output pairs.parquet", "pairs, for TRL's reward or DPO trainers"),
+        ("rstar export --format stepwise --push-to-hub me/steps", "labelled steps, as a data set with a card"),
+    ),
     "status": (
         ("rstar status", "of $RSTAR_RUN, else runs/default"),
         ("rstar status --run runs/mine", "rounds, what is at work, the next command"),
