@@ -12,6 +12,8 @@ import typer
 
 from rstar_cli import __version__, interrupts
 from rstar_cli.cli_bench import bench_app
+from rstar_cli.cli_examples import add_examples
+from rstar_cli.cli_problems import problems_app
 from rstar_cli.config import (
     EvaluateConfig,
     EvolveConfig,
@@ -26,6 +28,7 @@ from rstar_cli.layout import PACKAGED, RunDir, default_run
 from rstar_cli.options import (
     EvaluatePlace,
     EvolvePlace,
+    ExportPlace,
     GeneratePlace,
     MergePlace,
     Place,
@@ -45,12 +48,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-problems_app = typer.Typer(no_args_is_help=True, help="Make, import and list problems.")
 app.add_typer(problems_app, name="problems", rich_help_panel="Around the rounds")
 app.add_typer(bench_app, name="bench", rich_help_panel="Around the rounds")
 
@@ -81,10 +82,7 @@ def root(
 @app.command(rich_help_panel="A round")
 @flags(GeneratePlace, GenerateConfig)
 def generate(place: GeneratePlace, given: dict[str, Any]) -> None:
-    """Search every problem of a round over executed steps; writes trees.jsonl.
-
-    [dim]rstar generate --round 1[/dim]
-    """
+    """Search every problem of a round over executed steps; writes trees.jsonl."""
     run, config = _open(place, GenerateConfig, "generate", given, outside=place.output is not None)
     from rstar_cli.stages.dry_run import dry_run_generate
     from rstar_cli.stages.generate import generate as stage
@@ -95,12 +93,7 @@ def generate(place: GeneratePlace, given: dict[str, Any]) -> None:
 @app.command(rich_help_panel="A round")
 @flags(VerifyPlace, VerifyConfig)
 def verify(place: VerifyPlace, given: dict[str, Any]) -> None:
-    """Run every finished trajectory again and grade it; writes solutions and training rows.
-
-    [dim]rstar verify --round 1[/dim]
-
-    [dim]rstar verify --input rows.jsonl --output -[/dim]    grades anybody's outputs
-    """
+    """Run every finished trajectory again and grade it; writes solutions and training rows."""
     _refuse_two_streams(place, place.output)
     outside = place.input is not None or place.output is not None
     run, config = _open(place, VerifyConfig, "verify", given, outside=outside)
@@ -121,10 +114,7 @@ def verify(place: VerifyPlace, given: dict[str, Any]) -> None:
 @app.command("train-policy", rich_help_panel="A round")
 @flags(TrainPlace, TrainPolicyConfig)
 def train_policy(place: TrainPlace, given: dict[str, Any]) -> None:
-    """Fine-tune the policy on the best verified trajectories of all rounds so far; writes policy/.
-
-    [dim]rstar train-policy --round 1[/dim]
-    """
+    """Fine-tune the policy on the best verified trajectories of all rounds so far; writes policy/."""
     outside = place.input is not None or place.output is not None
     run, config = _open(place, TrainPolicyConfig, "train-policy", given, outside=outside)
     from rstar_cli.stages.dry_run import dry_run_train
@@ -136,10 +126,7 @@ def train_policy(place: TrainPlace, given: dict[str, Any]) -> None:
 @app.command("train-prm", rich_help_panel="A round")
 @flags(TrainPlace, TrainPrmConfig)
 def train_prm(place: TrainPlace, given: dict[str, Any]) -> None:
-    """Train the process reward model from the round's policy, on labelled steps or pairs of all rounds; writes prm/.
-
-    [dim]rstar train-prm --round 1[/dim]
-    """
+    """Train the process reward model from the round's policy, on labelled steps or pairs of all rounds; writes prm/."""
     outside = place.input is not None or place.output is not None
     run, config = _open(place, TrainPrmConfig, "train-prm", given, outside=outside)
     from rstar_cli.stages.dry_run import dry_run_train_prm
@@ -151,14 +138,7 @@ def train_prm(place: TrainPlace, given: dict[str, Any]) -> None:
 @app.command(rich_help_panel="A round")
 @flags(EvaluatePlace, EvaluateConfig)
 def evaluate(place: EvaluatePlace, given: dict[str, Any]) -> None:
-    """Measure a round's policy and PRM on held-out problems, with 95 % intervals; round 0 is the base model.
-
-    [dim]rstar evaluate --round 1[/dim]
-
-    [dim]rstar evaluate --policy embedded --benchmark problems.jsonl[/dim]    needs no run
-
-    [dim]rstar evaluate --compare 1 3[/dim]    tests whether round 3 is better than round 1
-    """
+    """Measure a round's policy and PRM on held-out problems, with 95 % intervals; round 0 is the base model."""
     if place.compare is not None:
         from rstar_cli.stages.compare import compare
 
@@ -174,10 +154,7 @@ def evaluate(place: EvaluatePlace, given: dict[str, Any]) -> None:
 @app.command(rich_help_panel="The loop")
 @flags(EvolvePlace, EvolveConfig)
 def evolve(place: EvolvePlace, given: dict[str, Any]) -> None:
-    """Run round after round, until all are done, accuracy stops rising, or the budget is spent; goes on where it was.
-
-    [dim]rstar evolve --run runs/mine --recipe my.toml[/dim]
-    """
+    """Run round after round until all are done, accuracy stops rising or the budget is spent; goes on where it was."""
     from rstar_cli.recipe import load_recipe
     from rstar_cli.rounds import evolve as loop
     from rstar_cli.rounds import seconds_by_stage
@@ -207,8 +184,18 @@ def init(
     recipe: Annotated[
         Path | None, typer.Option(help="Recipe file, or easy-to-hard; the embedded model's where absent.")
     ] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print a JSON Schema of recipes instead, for editors.")
+    ] = False,
 ) -> None:
     """Make a run from a recipe. A stage makes one from the default recipe by itself where there is none."""
+    if schema:
+        import json
+
+        from rstar_cli.recipe import schema as recipe_schema
+
+        typer.echo(json.dumps(recipe_schema(), indent=2))
+        return
     made = RunDir.create(run or default_run(), recipe)
     note(f"The run's recipe is {made.root / 'recipe.toml'}\nnext: {made.command('generate', 1)}")
 
@@ -216,13 +203,19 @@ def init(
 @app.command(rich_help_panel="Around the rounds")
 @flags(MergePlace)
 def merge(place: MergePlace, _given: dict[str, Any]) -> None:
-    """Join what `--shard 1/4` to `4/4` of a stage wrote: the result is that of one process, byte for byte.
-
-    [dim]rstar merge --round 1[/dim]
-    """
+    """Join what `--shard 1/4` to `4/4` of a stage wrote: the result is that of one process, byte for byte."""
     from rstar_cli.stages.merge import merge as stage
 
     show(place, stage(place, None if place.output else RunDir.find(place.run_dir)))
+
+
+@app.command(rich_help_panel="Around the rounds")
+@flags(ExportPlace)
+def export(place: ExportPlace, _given: dict[str, Any]) -> None:
+    """Write a run's training rows in a format of TRL's, as JSON lines or parquet; perhaps onto the hub."""
+    from rstar_cli.stages.export import export as stage
+
+    show(place, stage(place, RunDir.find(place.run_dir)))
 
 
 @app.command(rich_help_panel="Around the rounds")
@@ -237,73 +230,17 @@ def status(place: ReportPlace, _given: dict[str, Any]) -> None:
 @app.command(rich_help_panel="Around the rounds")
 @flags(ReportPlace)
 def report(place: ReportPlace, _given: dict[str, Any]) -> None:
-    """Write what a run did and what came of it: report.html, which opens in any browser, report.json, and figures.
-
-    [dim]rstar report --run runs/mine[/dim]
-    """
+    """Write what a run did and what came of it: report.html, which opens in any browser, report.json, and figures."""
     show_report(place, RunDir.find(place.run_dir))
 
 
 @app.command("show", rich_help_panel="Around the rounds")
 @flags(ShowPlace)
 def show_tree(place: ShowPlace, _given: dict[str, Any]) -> None:
-    """Show the search of one problem: in the terminal, or as a page with a replay of its rollouts.
-
-    [dim]rstar show --round 2 --problem 7 --best-path[/dim]
-
-    [dim]rstar show --round 2 --problem 7 --html tree.html[/dim]
-    """
+    """Show the search of one problem: in the terminal, or as a page with a replay of its rollouts."""
     from rstar_cli.stages.show import find_tree
 
     show_search(place, find_tree(place))
-
-
-@problems_app.command("make")
-def problems_make(
-    output: Annotated[str, typer.Option(help="File for the rows; - is stdout.")],
-    count: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal problems.")] = 0,
-    levels: Annotated[str, typer.Option(help="Levels: reasoning steps, 1 to 6.")] = "1-5",
-    split: Annotated[str, typer.Option(help="train, validation or test: disjoint sets.")] = "train",
-) -> None:
-    """Generate problems with exact answers.
-
-    [dim]rstar problems make --count 200 --seed 7 --levels 1-3 --output problems.jsonl[/dim]
-    """
-    from rstar_cli.stages.problem_files import make
-
-    note(make(output, count, seed, levels, split))
-
-
-@problems_app.command("import")
-def problems_import(
-    source: Annotated[str, typer.Argument(help="A file (.json, .jsonl, .csv, .parquet) or a benchmark's name.")],
-    output: Annotated[str | None, typer.Option(help="File for the rows; - is stdout.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Make them the training pool of this run instead.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take only the first so many.")] = None,
-    skip_bad_lines: Annotated[
-        bool, typer.Option("--skip-bad-lines", help="Set bad lines aside in a file beside the output, and go on.")
-    ] = False,
-) -> None:
-    """Import problems from a file or a benchmark, into a file or as a run's training pool.
-
-    [dim]rstar problems import train.csv --run runs/mine[/dim]
-    """
-    from rstar_cli.stages.problem_files import import_
-
-    said, whole = import_(source, output, run, limit, skip_bad_lines=skip_bad_lines)
-    note(said)
-    if not whole:
-        raise typer.Exit(7)
-
-
-@problems_app.command("list")
-def problems_list() -> None:
-    """List the benchmarks that are known by name."""
-    from rstar_cli.problems.hub import BENCHMARKS
-
-    for name, benchmark in BENCHMARKS.items():
-        typer.echo(f"{name:14} {benchmark.hub_id}")
 
 
 @app.command(rich_help_panel="Around the rounds")
@@ -317,6 +254,10 @@ def doctor(place: Place, _given: dict[str, Any]) -> None:
     _show(place, Summary("doctor", found.figures(), notes=found.remedies, data=found.data()))
     if found.failure:
         raise SetupError(found.failure)
+
+
+add_examples(app)
+add_examples(problems_app)
 
 
 def _open(

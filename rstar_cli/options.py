@@ -85,7 +85,8 @@ class VerifyPlace(ShardedPlace):
     """Where `verify` reads and writes."""
 
     input: str | None = None
-    """Rows to check instead of a round's trees: `answer` and one of `prediction`, `solution`, `code`; `-` is stdin."""
+    """Rows to check instead of a round's trees: `answer` and one of `prediction`, `solution`, `code`, or samples that
+    lm-evaluation-harness logged, or trees of microsoft/rStar; `-` is stdin."""
     output: str | None = None
     """Where checked rows go; `-` is stdout."""
     skip_bad_lines: bool = False
@@ -171,14 +172,36 @@ class ShowPlace(ReportPlace):
     """Round of self-training."""
     trees: Path | None = None
     """A file of trees instead of a round's."""
+    problems: Path | None = None
+    """Their problems, whose statements and answers a file of trees lacks."""
     problem: str | None = None
     """Id of the problem, or its number in the file. [default: the first]"""
     best_path: bool = False
     """Only the best solution, with all its code and output."""
+    prm: str | None = None
+    """Have a PRM value every step: `last`, the one that the round ended with, or a checkpoint directory or hub id.
+    [default: the values that the search had, if any]"""
     depth: int | None = Field(None, ge=1)
     """Steps below the problem that are shown. [default: all]"""
     html: Path | None = None
     """Write the tree as a page instead, which opens in any browser and needs no network."""
+
+
+class ExportPlace(ReportPlace):
+    """Which training rows `export` writes, and where."""
+
+    round: int | None = Field(None, ge=1)
+    """The last round whose rows are taken. [default: the last verified]"""
+    data_rounds: Literal["all", "last"] = "all"
+    """The rows of all rounds so far, merged as train-policy merges them, or of that round alone."""
+    format: Literal["prompt-completion", "conversational", "preference", "stepwise"] = "prompt-completion"
+    """TRL's format: the first two of sft.jsonl, the others of pairs.jsonl and step_labels.jsonl."""
+    output: Path = Path("train.jsonl")
+    """File to write, .jsonl or .parquet."""
+    push_to_hub: str | None = None
+    """Upload it, with a card, to this data set of the Hugging Face hub, OWNER/NAME: private where it is new."""
+    allow_contamination: bool = False
+    """Export problems that are in an evaluation set, too; the card tells."""
 
 
 class BenchPlace(Place):

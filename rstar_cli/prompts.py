@@ -15,6 +15,9 @@ models fit::
     <output>42<end_of_output>
     <answer>The answer is \boxed{42}<end_of_answer>
 
+That is what its policies and PPMs are trained on; its own search has one newline more before <|assistant|>
+(`step_delim`), which neither training has.
+
 The prompt here ends with the opening `<code>`, so that every continuation is a step. Each segment (prompt, step, output
 block, answer) is tokenised by itself, in training as in search.
 """
@@ -128,6 +131,17 @@ def render_prompt(problem: str, few_shot: int = 0) -> str:
         return asked
     shown = [f"{PROMPT_HEAD}{e.problem}{PROMPT_TAIL}{e.solution}" for e in FEW_SHOT[:few_shot]]
     return "\n\n".join([INSTRUCTIONS, *shown, asked])
+
+
+def split_prompt(prompt: str) -> tuple[str, str]:
+    """A prompt taken apart: (the problem, what the assistant's turn begins with); worked examples are left out.
+
+    Of a prompt in another format all is the problem.
+    """
+    begin = prompt.rfind(PROMPT_HEAD)
+    if begin < 0 or not prompt.endswith(PROMPT_TAIL):
+        return prompt, ""
+    return prompt[begin + len(PROMPT_HEAD) : -len(PROMPT_TAIL)], PROMPT_TAIL.partition(": ")[2]
 
 
 def render_output(stdout: str) -> str:

@@ -146,6 +146,57 @@ def load_recipe(path: Path | None) -> Recipe:
         raise StorageError(f"{path}: {error.strerror}") from error
 
 
+def schema() -> dict[str, Any]:
+    """A JSON Schema of recipes, for editors (draft 2020-12): every table and key, its type, default and meaning."""
+    tables = {name: _table_schema(model) for name, model in TABLES.items()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "rstar recipe",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "run": _table_schema(RunConfig),
+            "eval": {
+                "type": "object",
+                "description": "Held-out sets by name; the first is the main one.",
+                "additionalProperties": _table_schema(EvalSetConfig),
+            },
+            **tables,
+            "round": {
+                "type": "object",
+                "description": "What differs in single rounds, as [round.2.generate].",
+                "additionalProperties": False,
+                "patternProperties": {
+                    r"^(0|[1-9]\d*)$": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "properties": {name: tables[name] for name in STAGES},
+                    }
+                },
+            },
+        },
+    }
+
+
+def _table_schema(model: type[Settings]) -> dict[str, Any]:
+    told = model.model_json_schema()
+    return {
+        "type": "object",
+        "description": told.get("description", ""),
+        "additionalProperties": False,
+        "properties": {name.replace("_", "-"): _plain(field) for name, field in told["properties"].items()},
+    }
+
+
+def _plain(field: dict[str, Any]) -> dict[str, Any]:
+    """A key's schema: TOML has no null, so what may be None is what may be absent."""
+    kinds = [kind for kind in field.get("anyOf", []) if kind.get("type") != "null"]
+    rest = {name: value for name, value in field.items() if name not in ("anyOf", "title")}
+    if rest.get("default", 0) is None:
+        del rest["default"]
+    return {**(kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {}), **rest}
+
+
 def _keys(table: Mapping[str, Any]) -> dict[str, Any]:
     """Recipe keys are flag names: `max-depth` is the field `max_depth`."""
     return {key.replace("-", "_"): value for key, value in table.items()}

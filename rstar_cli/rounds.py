@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from rstar_cli.errors import UsageError
 from rstar_cli.jsonl import read_rows
 from rstar_cli.layout import RunDir, read_manifest
 from rstar_cli.metrics import paired_gain
-from rstar_cli.options import EvaluatePlace, GeneratePlace, TrainPlace, VerifyPlace
+from rstar_cli.options import EvaluatePlace, GeneratePlace, RunPlace, TrainPlace, VerifyPlace
 from rstar_cli.records import EvalRow, Verdict
 from rstar_cli.stages.common import Stop, Summary
 
@@ -79,27 +79,46 @@ def _loop(run: RunDir, config: EvolveConfig, tell: Callable[[Summary], None]) ->
     return Outcome("rounds", f"all {config.rounds} rounds are done")
 
 
-ROUND = ("generate", "verify", "train-policy", "train-prm", "evaluate")
+PLACES: dict[str, type[RunPlace]] = {
+    "generate": GeneratePlace,
+    "verify": VerifyPlace,
+    "train-policy": TrainPlace,
+    "train-prm": TrainPlace,
+    "evaluate": EvaluatePlace,
+}
+"""What each stage of a round reads and writes, in order."""
+ROUND = tuple(PLACES)
 
 
-def run_stage(run: RunDir, number: int, stage: str, stop: Stop) -> Summary:
-    """One stage of one round, with the recipe's settings."""
+def run_stage(run: RunDir, number: int, stage: str, stop: Stop, given: Mapping[str, Any] | None = None) -> Summary:
+    """One stage of one round.
+
+    Args:
+        run: the run.
+        number: the round.
+        stage: as the command.
+        stop: the run's budget.
+        given: what stands above the recipe's settings, and what the command's other flags say, by field name.
+    """
     from rstar_cli.stages.evaluate import evaluate
     from rstar_cli.stages.generate import generate
     from rstar_cli.stages.train_policy import train
     from rstar_cli.stages.train_prm import train_prm
     from rstar_cli.stages.verify import verify
 
-    recipe, place = run.recipe, {"run": run.root, "round": number}
+    settings, recipe, place = dict(given or {}), run.recipe, {"run": run.root, "round": number}
+    for name in PLACES[stage].model_fields:
+        if name in settings:
+            place[name] = settings.pop(name)
     if stage == "generate":
-        return generate(GeneratePlace(**place), recipe.stage(GenerateConfig, stage, number, {}), run, stop)
+        return generate(GeneratePlace(**place), recipe.stage(GenerateConfig, stage, number, settings), run, stop)
     if stage == "verify":
-        return verify(VerifyPlace(**place), recipe.stage(VerifyConfig, stage, number, {}), run)
+        return verify(VerifyPlace(**place), recipe.stage(VerifyConfig, stage, number, settings), run)
     if stage == "train-policy":
-        return train(TrainPlace(**place), recipe.stage(TrainPolicyConfig, stage, number, {}), run)
+        return train(TrainPlace(**place), recipe.stage(TrainPolicyConfig, stage, number, settings), run)
     if stage == "train-prm":
-        return train_prm(TrainPlace(**place), recipe.stage(TrainPrmConfig, stage, number, {}), run)
-    return evaluate(EvaluatePlace(**place), recipe.stage(EvaluateConfig, stage, number, {}), run, stop)
+        return train_prm(TrainPlace(**place), recipe.stage(TrainPrmConfig, stage, number, settings), run)
+    return evaluate(EvaluatePlace(**place), recipe.stage(EvaluateConfig, stage, number, settings), run, stop)
 
 
 def is_done(run: RunDir, number: int, stage: str) -> bool:

@@ -123,11 +123,11 @@ def tell_stage(summary: Summary) -> None:
 
 def show_report(place: ReportPlace, run: RunDir) -> None:
     """Write the report anew as JSON, page and figures, and show the curve."""
-    from rstar_cli.report import collect, curve_table, draw_curve, write_report
+    from rstar_cli.report import collect, curve_table, write_report
     from rstar_cli.report.page import write_page
 
     report = collect(run)
-    written = [write_report(run), write_page(run), *draw_curve(report, run.figures)]
+    written = [write_report(run), *write_page(run)]
     if place.json_:
         sys.stdout.buffer.write(orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
         return
@@ -141,12 +141,12 @@ def show_report(place: ReportPlace, run: RunDir) -> None:
 
 def show_curve(place: EvolvePlace, run: RunDir, outcome: Outcome, seconds: dict[str, float]) -> None:
     """End the loop: the curve on stderr, or the report on stdout; the figures drawn."""
-    from rstar_cli.report import collect, curve_table, draw_curve, write_report
+    from rstar_cli.report import collect, curve_table, write_report
     from rstar_cli.report.page import write_page
 
     write_report(run)
     report = collect(run)
-    drawn = [write_page(run), *draw_curve(report, run.figures)]
+    drawn = write_page(run)
     if place.json_:
         told = {"ended": outcome.ended, "why": outcome.why, "seconds": seconds, "report": report}
         sys.stdout.buffer.write(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")

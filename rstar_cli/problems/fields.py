@@ -143,7 +143,7 @@ def _answers(fields: _Fields) -> tuple[list[str], str]:
         given = [_answer_text(item) for item in (value if isinstance(value, list | tuple) else [value])]
     except ValueError as error:
         raise fields.error(str(error), key, "an answer is a text, a number, or a list of them") from None
-    answers = [answer for text in given if (answer := _final_answer(text))]
+    answers = [answer for text in given if (answer := final_answer(text))]
     worked = given[0] if len(given) == 1 and given != answers and len(given[0].split()) > 1 else ""
     return answers, worked
 
@@ -157,7 +157,7 @@ def _answer_of_solution(fields: _Fields) -> list[str]:
     return [boxed] if boxed else []
 
 
-def _final_answer(text: str) -> str:
+def final_answer(text: str) -> str:
     r"""The answer alone: what follows GSM8K's `####`, or the last `\boxed{}`, of a worked solution."""
     if "####" in text:
         tail = text.rsplit("####", 1)[1].strip().split("\n", 1)[0].strip()

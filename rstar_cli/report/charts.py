@@ -1,72 +1,139 @@
-"""The report page's charts, drawn by matplotlib as SVG that takes its text colour and font from the page."""
+"""The report's charts: which there are, for the page as SVG in its colours and font, and as files of their own."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from rstar_cli.config import STAGES
+from rstar_cli.layout import write_bytes
 from rstar_cli.report import figure
-from rstar_cli.report.collect import series, shown_methods
-from rstar_cli.report.figure import COLOURS, draw_figure
+from rstar_cli.report.drawings import (
+    INK,
+    LINE,
+    Draw,
+    by_level,
+    by_samples,
+    by_subject,
+    by_tokens,
+    calibration,
+    coverage,
+    dropped,
+    kept,
+    q_values,
+    time_by_stage,
+    tokens_by_stage,
+)
 
-_INK, _LINE = "#010203", "#E6E6E7"
-"""Stand for the page's colours of text and of faint lines, which the SVG takes by reference."""
 _OWN = {
-    _INK: "currentColor",
-    _LINE: "var(--line)",
+    INK: "currentColor",
+    LINE: "var(--line)",
     figure.INK: "currentColor",
     figure.SOFT: "var(--soft)",
     figure.FAINT: "var(--line)",
+    "#FFFFFF": "var(--paper)",
+    figure.COLOURS["greedy"]: "var(--blue)",
+    figure.COLOURS["swor"]: "var(--brown)",
 }
+"""What a page has instead: colours of its own, lighter ones where it is dark."""
 _STYLE = {
-    "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "rstar",
-    "savefig.transparent": True,
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure on every machine
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
 }
-_PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A8A8A", "#B8A500")
-CHOICES = {
-    "kept": "trains the policy",
-    "surplus": "right, beyond the best",
-    "duplicate": "right, a duplicate",
-    "unlikely": "right, unlikely",
-    "not_right": "not right",
-}
-
-Draw = Callable[[Any], None]
+_PAGE = {"svg.fonttype": "none", "savefig.transparent": True}
+_ROUND_INCHES = 0.34
+"""Height of a round's bar with its share of the space between."""
 
 
-def charts(report: dict[str, Any], found: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(title, what it shows, SVG) of each chart that there is data for.
+class Chart(NamedTuple):
+    """A chart that there is data for.
+
+    Attributes:
+        name: of its files.
+        title, about: what it shows, and of what.
+        draw: draws into axes.
+        bars: how many bars it has below each other; 0: it is no chart of such bars.
+    """
+
+    name: str
+    title: str
+    about: str
+    draw: Draw
+    bars: int = 0
+
+
+def charts(report: dict[str, Any], found: dict[str, Any]) -> list[Chart]:
+    """The charts, beside the curve by round.
 
     Args:
         report: as `collect` gives it.
         found: as `gather` gives it.
     """
-    rounds = found["rounds"]
-    asked: list[tuple[str, str, Draw | None]] = [
-        ("Accuracy by level", "Greedy decoding on the main set; a line a level.", _by_level(report)),
-        ("Accuracy against tokens", "The last evaluated round, with 95 % intervals.", _by_tokens(report)),
+    rounds: Sequence[dict[str, Any]] = found["rounds"]
+    main = next(iter(report["sets"]), "")
+    greedy = f"Greedy decoding on {main}, with 95 % intervals"
+    spent = "One dot a method, the last evaluated round, with 95 % intervals."
+    sure = "Sampled solutions by the chance that the PRM gives them, and how many are right (95 % intervals)."
+    asked: list[tuple[str, str, str, tuple[Draw, int] | None]] = [
+        ("accuracy_by_level", "Accuracy by level", f"{greedy}; a line a level.", by_level(report)),
+        ("accuracy_by_subject", "Accuracy by subject", f"{greedy}; the last evaluated round.", by_subject(report)),
+        ("accuracy_by_tokens", "Accuracy against tokens", spent, by_tokens(report)),
         (
-            "PRM calibration",
-            "Of sampled solutions: how sure the PRM is, and how many are right. On the line it would be exact.",
-            _calibration(rounds),
+            "accuracy_by_samples",
+            "Accuracy by number of samples",
+            "The last evaluated round, with 95 % intervals; dashed: if a problem's samples were right by chance p.",
+            by_samples(report),
         ),
-        ("Q of visited steps", "Mean reward of each step that a rollout passed, by round.", _q(rounds)),
-        ("What became of candidates", "Share of all candidate steps of a round's searches.", _fates(rounds)),
-        ("Solutions kept for training", "Share of a round's finished solutions.", _kept(rounds)),
-        ("Time by stage", "Wall-clock minutes.", _time(rounds)),
+        (
+            "coverage_by_level",
+            "Coverage by level",
+            "Training problems with a verified right solution; a line a level.",
+            coverage(rounds),
+        ),
+        ("prm_calibration", "PRM calibration", f"{sure} On the dashed line it would be exact.", calibration(rounds)),
+        ("q_of_steps", "Q of visited steps", "Mean reward of each step that a rollout passed.", q_values(rounds)),
+        (
+            "dropped_candidates",
+            "Where candidates die",
+            "Candidate steps that a search could not go on from, of all candidates of the round.",
+            dropped(rounds),
+        ),
+        (
+            "kept_solutions",
+            "Solutions kept and dropped",
+            "Finished solutions of a round, by whether they train the policy, and why not.",
+            kept(rounds),
+        ),
+        ("time_by_stage", "Time by stage", "Wall clock.", time_by_stage(rounds)),
+        ("tokens_by_stage", "Tokens by stage", "Generated by the policy.", tokens_by_stage(rounds)),
     ]
-    curve = [("Accuracy by round", "", themed(draw_figure(report)))] if report["sets"] else []
-    return curve + [(title, about, _svg(draw)) for title, about, draw in asked if draw is not None]
+    return [Chart(name, title, about, *drawn) for name, title, about, drawn in asked if drawn is not None]
+
+
+def on_page(chart: Chart) -> str:
+    """A chart as SVG for the page, which has its title."""
+    return themed(_drawn(chart, "svg", {**_PAGE, "svg.hashsalt": chart.name}).decode())
+
+
+def write_charts(drawn: Sequence[Chart], folder: Path) -> list[Path]:
+    """Write each chart as `NAME.svg` and `NAME.png`; equal charts give equal bytes.
+
+    Raises:
+        StorageError: they can't be written.
+    """
+    paths = []
+    for chart in drawn:
+        for kind in ("svg", "png"):
+            paths.append(folder / f"{chart.name}.{kind}")
+            write_bytes(paths[-1], _drawn(chart, kind, {"svg.hashsalt": "rstar"}, titled=True))
+    return paths
 
 
 def themed(svg: str) -> str:
@@ -74,197 +141,26 @@ def themed(svg: str) -> str:
     body = svg[svg.index("<svg") :]
     for fixed, own in _OWN.items():
         body = body.replace(fixed.lower(), own)  # as matplotlib writes colours
+    body = re.sub(r' ?font-family: [^;"]*;|<metadata>.*?</metadata>', "", body, flags=re.DOTALL)
     return re.sub(
         r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg xmlns="http://www.w3.org/2000/svg" \1 role="img">', body, count=1
     )
 
 
-def _svg(draw: Draw) -> str:
+def _drawn(chart: Chart, kind: str, more: dict[str, Any], *, titled: bool = False) -> bytes:
     from matplotlib import style
     from matplotlib.figure import Figure
 
-    with style.context(["default", _STYLE]):
-        drawing = Figure(figsize=(5.2, 3.1), layout="constrained")
+    height = 3.1 if not chart.bars else 1.1 + _ROUND_INCHES * chart.bars
+    with style.context(["default", _STYLE, more]):  # whatever the user's own matplotlibrc says
+        drawing = Figure(figsize=(5.0, height + 0.45 * titled), layout="constrained")
         axes = drawing.subplots()
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_linewidth(0.5)
         axes.tick_params(length=0)
-        draw(axes)
-        drawn = io.StringIO()
-        drawing.savefig(drawn, format="svg", metadata={"Date": None})
-    return themed(drawn.getvalue())
-
-
-def _percent(axes: Any, axis: str) -> None:
-    getattr(axes, f"set_{axis}lim")(0, 1)
-    ticks = [0, 0.25, 0.5, 0.75, 1]
-    getattr(axes, f"set_{axis}ticks")(ticks, [f"{100 * tick:.0f} %" for tick in ticks])
-    axes.grid(axis=axis, color=_LINE, linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def _key(axes: Any, columns: int = 1) -> None:
-    axes.legend(
-        frameon=False, fontsize=8, ncols=columns, loc="upper left", bbox_to_anchor=(1, 1) if columns == 1 else None
-    )
-
-
-def _by_level(report: dict[str, Any]) -> Draw | None:
-    if not report["sets"]:
-        return None
-    found = series(report, report["sets"][0], "greedy")
-    levels = sorted({level for figures in found.values() for level in figures["by_level"]})
-    if len(levels) < 2:
-        return None
-
-    def draw(axes: Any) -> None:
-        for place, level in enumerate(levels):
-            points = {n: f["by_level"][level]["accuracy"] for n, f in found.items() if level in f["by_level"]}
-            colour = _PALETTE[place % len(_PALETTE)]
-            axes.plot(
-                list(points), list(points.values()), color=colour, marker="o", markersize=4, label=f"level {level}"
-            )
-        _rounds(axes, found)
-        _percent(axes, "y")
-        _key(axes)
-
-    return draw
-
-
-def _rounds(axes: Any, numbers: Iterable[int]) -> None:
-    axes.set_xticks(sorted(numbers))
-    axes.set_xlabel("round")
-
-
-def _by_tokens(report: dict[str, Any]) -> Draw | None:
-    name = next(iter(report["sets"]), "")
-    evaluated = [entry for entry in report["rounds"] if name in entry["eval"]]
-    if not evaluated:
-        return None
-    methods = evaluated[-1]["eval"][name]
-    shown = [method for method in shown_methods(report, name) if method in methods]
-
-    def draw(axes: Any) -> None:
-        from matplotlib.ticker import LogLocator
-
-        for method in shown:
-            figures = methods[method]
-            share, (low, high) = figures["accuracy"], figures["ci95"]
-            axes.errorbar(
-                figures["tokens"] / figures["n"],
-                share,
-                yerr=[[max(0.0, share - low)], [max(0.0, high - share)]],
-                fmt="o",
-                color=COLOURS[method.partition("@")[0]],
-                label=method,
-                elinewidth=1,
-            )
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.xaxis.set_minor_formatter("")
-        axes.set_xlabel("generated tokens a problem")
-        _percent(axes, "y")
-        _key(axes)
-
-    return draw
-
-
-def _calibration(rounds: Sequence[dict[str, Any]]) -> Draw | None:
-    known = [entry for entry in rounds if entry["calibration"]]
-    if not known:
-        return None
-
-    def draw(axes: Any) -> None:
-        axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.6, linestyle=(0, (4, 3)))
-        for place, entry in enumerate(known):
-            chances, shares, _ = zip(*entry["calibration"], strict=True)
-            colour = _PALETTE[place % len(_PALETTE)]
-            axes.plot(chances, shares, color=colour, marker="o", markersize=4, label=f"round {entry['round']}")
-        _percent(axes, "x")
-        _percent(axes, "y")
-        axes.set_xlabel("chance by the PRM, (v + 1) / 2")
-        axes.set_ylabel("share right")
-        _key(axes)
-
-    return draw
-
-
-def _q(rounds: Sequence[dict[str, Any]]) -> Draw | None:
-    known = [entry for entry in rounds if sum(entry["q"])]
-    if not known:
-        return None
-
-    def draw(axes: Any) -> None:
-        for place, entry in enumerate(known):
-            bins = len(entry["q"])
-            edges = [2 * i / bins - 1 for i in range(bins + 1)]
-            shares = [count / sum(entry["q"]) for count in entry["q"]]
-            axes.stairs(shares, edges, color=_PALETTE[place % len(_PALETTE)], label=f"round {entry['round']}")
-        axes.set_xlim(-1, 1)
-        axes.set_xlabel("Q")
-        axes.set_ylabel("share of visited steps")
-        axes.grid(axis="y", color=_LINE, linewidth=0.8)
-        _key(axes)
-
-    return draw
-
-
-def _stacked(rounds: Sequence[dict[str, Any]], parts: dict[str, list[float]], label: str) -> Draw:
-    """Horizontal bars, one a round, of parts that lie side by side."""
-
-    def draw(axes: Any) -> None:
-        places = list(range(len(rounds)))
-        left = [0.0] * len(rounds)
-        for (name, values), colour in zip(parts.items(), _PALETTE, strict=False):
-            axes.barh(places, values, left=left, color=colour, label=name, height=0.62)
-            left = [a + b for a, b in zip(left, values, strict=True)]
-        axes.set_yticks(places, [f"round {entry['round']}" for entry in rounds])
-        axes.invert_yaxis()
-        axes.set_xlabel(label)
-        axes.margins(x=0)
-        axes.figure.legend(frameon=False, fontsize=8, ncols=3, loc="outside upper left")
-
-    return draw
-
-
-def _shares(rounds: Sequence[dict[str, Any]], key: str, names: dict[str, str]) -> Draw | None:
-    known = [entry for entry in rounds if sum(entry[key].values())]
-    parts = {
-        title: [entry[key].get(name, 0) / sum(entry[key].values()) for entry in known] for name, title in names.items()
-    }
-    draw = _stacked(known, {title: values for title, values in parts.items() if any(values)}, "")
-
-    def with_percent(axes: Any) -> None:
-        draw(axes)
-        _percent(axes, "x")
-
-    return with_percent if known else None
-
-
-def _fates(rounds: Sequence[dict[str, Any]]) -> Draw | None:
-    names = dict.fromkeys(name for entry in rounds for name in sorted(entry["fates"], key=lambda n: -entry["fates"][n]))
-    return _shares(rounds, "fates", {name: name for name in names})
-
-
-def _kept(rounds: Sequence[dict[str, Any]]) -> Draw | None:
-    return _shares(rounds, "choices", CHOICES)
-
-
-def _order(stage: str) -> int:
-    return list(STAGES).index(stage) if stage in STAGES else len(STAGES)
-
-
-def _time(rounds: Sequence[dict[str, Any]]) -> Draw | None:
-    known = [entry for entry in rounds if any(told["seconds"] for told in entry["stages"].values())]
-    if not known:
-        return None
-    stages = sorted({name.split()[0] for entry in known for name in entry["stages"]}, key=_order)
-    parts = {
-        stage: [
-            sum(told["seconds"] for name, told in entry["stages"].items() if name.split()[0] == stage) / 60
-            for entry in known
-        ]
-        for stage in stages
-    }
-    return _stacked(known, parts, "minutes")
+        chart.draw(axes)
+        if titled:
+            drawing.suptitle(chart.title, x=0.02, ha="left", weight="bold", size=11)
+        drawn = io.BytesIO()
+        drawing.savefig(drawn, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {})
+    return drawn.getvalue()

@@ -53,7 +53,11 @@ class _Figures(_Accuracy):
     """Figures of one method on one set."""
 
     by_level: dict[str, _Accuracy]
+    by_subject: dict[str, _Accuracy] | None = None
+    by_n: dict[int, _Accuracy] | None = None
+    theory: dict[int, float] | None = None
     tokens: int
+    tokens_per_solved: float | None = None
 
 
 _METHODS = TypeAdapter(dict[str, _Figures])
@@ -65,8 +69,9 @@ def collect(run: RunDir) -> dict[str, Any]:
     Returns:
         `run` {base, seed}; `sets`, the names of the evaluated sets, the main one first, empty before the first
         evaluation; `rounds`, in order, each
-        {round, eval {set: {method: {accuracy, ci95, n, by_level, tokens}}}, prm, counts, contaminated}, the last three
-        where the round has them: its PRM's accuracy on held-out pairs, `all` and by kind of pair, how many problems,
+        {round, eval {set: {method: {accuracy, ci95, n, by_level, tokens, and by_subject, by_n, theory and
+        tokens_per_solved where the method has them}}}, prm, counts, contaminated}, the last three where the round has
+        them: its PRM's accuracy on held-out pairs, `all` and by kind of pair, how many problems,
         solutions and training rows it made, and on how many problems of evaluation sets it trained; `claims`, see
         `CLAIMS`.
 
@@ -106,6 +111,16 @@ def shown_methods(report: dict[str, Any], name: str) -> list[str]:
     return ["greedy", *(f"{kind}@{max(found)}" for kind, found in sizes.items() if found)]
 
 
+def told_methods(report: dict[str, Any], name: str) -> list[str]:
+    """The methods of a set that a table shows: those of `shown_methods`, and a search's variants beside it."""
+    keys = list(dict.fromkeys(key for entry in report["rounds"] for key in entry["eval"].get(name, {})))
+    told: list[str] = []
+    for method in shown_methods(report, name):
+        kind, at, number = method.partition("@")
+        told += [method, *(key for key in keys if at and key.startswith(f"{kind}_top") and key.endswith(at + number))]
+    return told
+
+
 def series(report: dict[str, Any], name: str, method: str) -> dict[int, dict[str, Any]]:
     """Figures of a method on a set, by round."""
     return {
@@ -139,7 +154,7 @@ def figures_in(path: Path) -> dict[str, Any]:
             field=field,
             remedy="Remove the file and evaluate again.",
         ) from None
-    return {method: figures.model_dump(mode="json") for method, figures in methods.items()}
+    return {method: figures.model_dump(mode="json", exclude_unset=True) for method, figures in methods.items()}
 
 
 def _training(folder: RoundDir) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 from rstar_cli.layout import write_bytes
@@ -61,6 +62,28 @@ class _Line(NamedTuple):
     aside: float = 0.0
 
 
+class _Layout(NamedTuple):
+    """Where everything stands, in shares of the figure.
+
+    Attributes:
+        size: inches.
+        axes: left, bottom, width, height of the curves.
+        heads: heights of the title and of the line below it.
+        text: left edge of both, and the characters that a line holds.
+        key: left, right, and top.
+        inch: an inch's share of the width.
+        step: height of a row of the key; 0: what fits.
+    """
+
+    size: tuple[float, float]
+    axes: tuple[float, float, float, float]
+    heads: tuple[float, float]
+    text: tuple[float, int]
+    key: tuple[float, float, float]
+    inch: float
+    step: float = 0.0
+
+
 def draw_curve(report: dict[str, Any], folder: Path) -> list[Path]:
     """Draw the accuracy by round and write `accuracy_by_round.svg` and `.png`; equal reports give equal bytes.
 
@@ -82,23 +105,47 @@ def draw_curve(report: dict[str, Any], folder: Path) -> list[Path]:
     return paths
 
 
-def draw_figure(report: dict[str, Any]) -> str:
-    """The same as SVG text; its words are text, too, and it has no background."""
-    return _drawn(report, "svg", {"svg.fonttype": "none", "savefig.transparent": True}).decode()
+def draw_figure(report: dict[str, Any], *, narrow: bool = False) -> str:
+    """The same as SVG text; its words are text, too, and it has no background.
+
+    Args:
+        report: as `collect` gives it.
+        narrow: with the key below the curves, for a phone.
+    """
+    own = {"svg.fonttype": "none", "savefig.transparent": True, "svg.hashsalt": f"rstar {narrow}"}
+    return _drawn(report, "svg", own, narrow=narrow).decode()
 
 
-def _drawn(report: dict[str, Any], kind: str, more: dict[str, Any] | None = None) -> bytes:
+def _drawn(report: dict[str, Any], kind: str, more: dict[str, Any] | None = None, *, narrow: bool = False) -> bytes:
     from matplotlib import style
 
     with style.context(["default", _STYLE, more or {}]):  # whatever the user's own matplotlibrc says
         drawn = io.BytesIO()
         metadata = {"Date": None} if kind == "svg" else {}
-        _figure(report).savefig(drawn, format=kind, dpi=200, metadata=metadata)
+        _figure(report, narrow).savefig(drawn, format=kind, dpi=200, metadata=metadata)
     return drawn.getvalue()
 
 
-def _figure(report: dict[str, Any]) -> Any:
-    """The whole figure, 8 by 4.5 inches: heading, curves, and the key at their right."""
+def _layout(rows: float, narrow: bool) -> _Layout:
+    """Where everything stands: 8 by 4.5 inches, or as narrow as a phone and as high as the key asks for."""
+    if not narrow:
+        return _Layout((8, 4.5), (0.075, 0.13, 0.625, 0.68), (0.925, 0.868), (0.025, 90), (0.735, 0.975, 0.8), 1 / 8)
+    step = 0.19  # inches a row of the key
+    height = 4.0 + step * rows
+    axes = (0.135, 1 - 3.35 / height, 0.84, 2.5 / height)
+    return _Layout(
+        (4, height),
+        axes,
+        (1 - 0.2 / height, 1 - 0.52 / height),
+        (0.01, 52),
+        (0.02, 0.97, 1 - 4.15 / height),
+        1 / 4,
+        step / height,
+    )
+
+
+def _figure(report: dict[str, Any], narrow: bool) -> Any:
+    """The whole figure: heading, curves, and the key at their right or below them."""
     from matplotlib.figure import Figure
 
     main, *others = report["sets"]
@@ -107,8 +154,11 @@ def _figure(report: dict[str, Any]) -> Any:
         "greedy on other sets": _others(report, others),
         "claimed (7B, MATH)": _claimed(report["claims"]),
     }
-    figure = Figure(figsize=(8, 4.5), facecolor="white")
-    axes = figure.add_axes((0.075, 0.13, 0.625, 0.68))
+    groups = {heading: sorted(lines, key=_last, reverse=True) for heading, lines in groups.items() if lines}
+    rows = sum(len(lines) + 1.7 for lines in groups.values())
+    layout = _layout(rows, narrow)
+    figure = Figure(figsize=layout.size, facecolor="white")
+    axes = figure.add_axes(layout.axes)
     curves = [line for lines in groups.values() for line in lines]
     for depth, line in enumerate(curves):
         rounds = [number + line.aside for number in line.points]
@@ -122,9 +172,11 @@ def _figure(report: dict[str, Any]) -> Any:
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.tick_params(length=0, pad=6)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    figure.text(0.025, 0.925, f"Accuracy on {main} by round", size=13, weight="bold")
-    figure.text(0.025, 0.868, _about(report, main), color=SOFT)
-    _key(figure, groups)
+    left, characters = layout.text
+    title, about = layout.heads
+    figure.text(left, title, f"Accuracy on {main} by round", size=13, weight="bold")
+    figure.text(left, about, fill(_about(report, main), characters), color=SOFT, va="center" if narrow else "baseline")
+    _key(figure, groups, layout, layout.step or 0.78 / max(rows, 17))
     return figure
 
 
@@ -178,25 +230,24 @@ def _percent(found: dict[int, dict[str, Any]]) -> dict[int, float]:
     return {number: 100 * figures["accuracy"] for number, figures in found.items()}
 
 
-def _key(figure: Any, groups: dict[str, list[_Line]]) -> None:
+def _key(figure: Any, groups: dict[str, list[_Line]], layout: _Layout, step: float) -> None:
     """The key: by group, each line's look, name and last value, the highest first.
 
     By hand: a legend of matplotlib has neither groups nor a column of numbers.
     """
     from matplotlib.lines import Line2D
 
-    filled = {heading: sorted(lines, key=_last, reverse=True) for heading, lines in groups.items() if lines}
-    rows = sum(len(lines) + 1.7 for lines in filled.values())
-    step = 0.78 / max(rows, 17)
-    left, right, height = 0.735, 0.975, 0.8
+    (left, right, height), inch = layout.key, layout.inch
     figure.text(right, height + step, "last round, %", ha="right", va="center_baseline", size=7.5, color=SOFT)
-    for heading, lines in filled.items():
+    for heading, lines in groups.items():
         figure.text(left, height, heading, va="center_baseline", weight="bold", size=8.5)
         for line in lines:
             height -= step
-            figure.add_artist(Line2D([left, left + 0.018, left + 0.036], [height] * 3, markevery=[1], **line.style))
+            figure.add_artist(
+                Line2D([left, left + 0.144 * inch, left + 0.288 * inch], [height] * 3, markevery=[1], **line.style)
+            )
             label = line.label if len(line.label) <= _WIDEST else line.label[: _WIDEST - 3] + "…"
-            figure.text(left + 0.048, height, label, va="center_baseline")
+            figure.text(left + 0.384 * inch, height, label, va="center_baseline")
             figure.text(right, height, f"{_last(line):.1f}", ha="right", va="center_baseline")
         height -= 1.7 * step
 

@@ -1,7 +1,4 @@
-"""What the report page shows beside accuracies: what became of candidates and solutions, time, settings, origins.
-
-Trees are read as plain objects: they are the run's own, large, and nothing here hangs on their every field.
-"""
+"""What the report page shows beside accuracies: what became of candidates and solutions, time, settings, origins."""
 
 from __future__ import annotations
 
@@ -10,14 +7,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rstar_cli.jsonl import read_objects, read_rows
+from rstar_cli.jsonl import read_rows
 from rstar_cli.layout import RoundDir, RunDir, read_manifest
-from rstar_cli.records import Choice, EvalRow, Problem, Verdict
+from rstar_cli.records import Choice, EvalRow, EvalSample, Problem, SolutionRow, Verdict
+from rstar_cli.report.searches import ANSWERS, read_searches
 
-BINS = 20
-"""Bins of a histogram of values in [-1, 1]."""
-_FAILURES = {"error": "error", "timeout": "timeout", "memory": "out of memory"}
-_FATES = {"malformed": "no step", "duplicate": "duplicate", "depth": "too deep"}
+LONGEST = 1500
+"""Characters of a solution that the page holds."""
 _LOOSE = frozenset({"seed", "policy", "prm", "model", "few_shot"})
 """Settings that differ from round to round by themselves."""
 
@@ -26,10 +22,10 @@ def gather(run: RunDir) -> dict[str, Any]:
     """Plain data, by part.
 
     Returns:
-        `rounds`: of each {round, fates {fate: candidates}, q [BINS counts], choices {choice: solutions}, stages {stage:
-        {seconds, tokens, status}}, calibration [[value, share right, solutions]]}; `changed`: settings that are not
-        the same in all rounds, each {stage, setting, values {round: value}}; `origins`: {name: text}; `problems`: of
-        the main set by the last round that evaluated it, see `_problems`.
+        `rounds`: of each {round, searches (see `Searches`), choices {choice: solutions}, coverage {level: (problems
+        with a right solution, problems)}, stages {stage: {seconds, tokens, status}}, calibration [[value, share right,
+        solutions]]}; `changed`: settings that are not the same in all rounds, each {stage, setting, values {round:
+        value}}; `origins`: {name: text}; `problems`: of the main set, see `_problems`.
     """
     folders = run.rounds()
     manifests = {folder.number: read_manifest(folder.manifest) for folder in folders}
@@ -43,12 +39,13 @@ def gather(run: RunDir) -> dict[str, Any]:
 
 
 def _round(folder: RoundDir, stages: dict[str, Any], main: str) -> dict[str, Any]:
-    fates, q = _trees(folder.trees)
+    choices, verdicts = _solutions(folder.solutions)
+    solved = {problem for (problem, _), verdict in verdicts.items() if verdict == Verdict.CORRECT}
     return {
         "round": folder.number,
-        "fates": dict(fates),
-        "q": q,
-        "choices": _choices(folder.solutions),
+        "searches": read_searches(folder, verdicts),
+        "choices": choices,
+        "coverage": _coverage(folder.problems, solved) if choices else {},
         "stages": {
             name: {
                 "seconds": entry.get("seconds", 0.0),
@@ -61,31 +58,25 @@ def _round(folder: RoundDir, stages: dict[str, Any], main: str) -> dict[str, Any
     }
 
 
-def _trees(path: Path) -> tuple[Counter[str], list[int]]:
-    """What became of the candidates, and the Q of those that were visited."""
-    fates: Counter[str] = Counter()
-    q = [0] * BINS
-    for _, tree in read_objects(path) if path.exists() else ():
-        nodes: Any = tree["nodes"]
-        for node in nodes[1:]:
-            fates[_fate(node)] += 1
-            if node["visits"]:
-                q[min(BINS - 1, int((node["q"] + 1) / 2 * BINS))] += 1
-    return fates, q
-
-
-def _fate(node: dict[str, Any]) -> str:
-    stop = node["stop"]
-    if stop == "failed":
-        return _FAILURES.get((node["execution"] or {}).get("status", ""), "stopped otherwise")
-    return str(_FATES.get(stop, "ran"))
-
-
-def _choices(path: Path) -> dict[str, int]:
+def _solutions(path: Path) -> tuple[dict[str, int], dict[tuple[str, int], str]]:
+    """Verified solutions: how many by what they are used for, and the verdict of each by its problem and leaf."""
     if not path.exists():
-        return {}
-    counts = Counter(str(row.get("choice")) for _, row in read_objects(path))
-    return {choice.value: counts[choice.value] for choice in Choice}
+        return {}, {}
+    counts: Counter[str] = Counter()
+    verdicts: dict[tuple[str, int], str] = {}
+    for row in read_rows(path, SolutionRow):
+        counts[row.choice] += 1
+        verdicts[row.problem_id, row.node_ids[-1]] = row.verdict.value
+    return {choice.value: counts[choice] for choice in Choice}, verdicts
+
+
+def _coverage(path: Path, solved: set[str]) -> dict[int, tuple[int, int]]:
+    """By level: problems with a right solution, and all of them; problems without a level do not count."""
+    levels: dict[int, list[bool]] = {}
+    for problem in read_rows(path, Problem) if path.exists() else ():
+        if problem.level is not None:
+            levels.setdefault(problem.level, []).append(problem.id in solved)
+    return {level: (sum(found), len(found)) for level, found in sorted(levels.items())}
 
 
 def _calibration(path: Path) -> list[tuple[float, float, int]]:
@@ -140,21 +131,54 @@ def _distinct(texts: Iterable[str]) -> list[str]:
 
 
 def _problems(run: RunDir, folders: list[RoundDir], main: str) -> dict[str, Any]:
-    """The main set's problems with each round's greedy answer.
+    """The main set's problems with each round's greedy answer, and the last round's samples.
 
     Returns:
-        `columns`: the rounds; `rows`: of each problem [id, level, text, gold, answers]; an answer is [text, verdict].
+        `columns`: the rounds; `sampled`: the last round with samples, None: none has; `rows`: of each problem
+        [id, level, text, gold, answers, samples, written]; an answer is [text, verdict]; `samples` tells of each
+        answer [text, verdict, times, mean value by the PRM or None], the commonest first, and is None where none were
+        drawn; `written`: what the last round wrote greedily, its first LONGEST characters; empty: not known.
     """
     if not run.eval_set(main).exists():
-        return {"columns": [], "rows": []}
+        return {"columns": [], "sampled": None, "rows": []}
     found: dict[int, dict[str, list[Any]]] = {}
+    sampled: int | None = None
+    written: dict[str, str] = {}
     for folder in folders:
         path = folder.evaluations / f"{main}.greedy.jsonl"
         if path.exists():
-            rows = read_rows(path, EvalRow)
+            rows = list(read_rows(path, EvalRow))
             found[folder.number] = {r.problem_id: [r.samples[0].answer, r.samples[0].verdict.value] for r in rows}
+            written = {row.problem_id: row.samples[0].text[:LONGEST] for row in rows}
+        if (folder.evaluations / f"{main}.samples.jsonl").exists():
+            sampled = folder.number
+    samples: dict[str, list[list[Any]]] = {}
+    if sampled is not None:
+        drawn = read_rows(run.round(sampled).evaluations / f"{main}.samples.jsonl", EvalRow)
+        samples = {row.problem_id: _answers(row) for row in drawn}
     told = [
-        [p.id, p.level, p.problem, p.answer, [found[n].get(p.id, [None, ""]) for n in found]]
-        for p in read_rows(run.eval_set(main), Problem)
+        [
+            problem.id,
+            problem.level,
+            problem.problem,
+            problem.answer,
+            [answers.get(problem.id, [None, ""]) for answers in found.values()],
+            samples.get(problem.id),
+            written.get(problem.id, ""),
+        ]
+        for problem in read_rows(run.eval_set(main), Problem)
     ]
-    return {"columns": list(found), "rows": told}
+    return {"columns": list(found), "sampled": sampled, "rows": told}
+
+
+def _answers(row: EvalRow) -> list[list[Any]]:
+    """A problem's sampled answers by group, the commonest first: [text, verdict, times, mean PRM value or None]."""
+    groups: dict[int | None, list[EvalSample]] = {}
+    for sample in row.samples:
+        groups.setdefault(sample.group, []).append(sample)
+    told: list[list[Any]] = []
+    for samples in sorted(groups.values(), key=len, reverse=True)[:ANSWERS]:
+        scores = [sample.score for sample in samples if sample.score is not None]
+        value = round(sum(scores) / len(scores), 2) if scores else None
+        told.append([samples[0].answer, samples[0].verdict.value, len(samples), value])
+    return told

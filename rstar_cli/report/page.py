@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -11,9 +10,26 @@ from typing import Any
 import orjson
 
 from rstar_cli.layout import RunDir, write_bytes
-from rstar_cli.report.charts import charts
-from rstar_cli.report.collect import collect, series, shown_methods
+from rstar_cli.report.charts import charts, on_page, themed, write_charts
+from rstar_cli.report.collect import collect, series
+from rstar_cli.report.figure import draw_curve, draw_figure
 from rstar_cli.report.gather import gather
+from rstar_cli.report.tables import (
+    accuracies,
+    asked,
+    changed_settings,
+    cost,
+    listed_searches,
+    percent,
+    reward_models,
+    searched,
+    subjects,
+    table,
+    training_data,
+)
+
+_CLAIMED = """<p class="hint">The dashed curves are claims of others, for a 7B model on MATH;
+nothing of them was measured here.</p>"""
 
 
 def assemble(name: str, **parts: str) -> str:
@@ -30,16 +46,20 @@ def as_json(data: Any) -> str:
     return orjson.dumps(data).decode().replace("<", "\\u003c")
 
 
-def write_page(run: RunDir) -> Path:
-    """Write `report.html` into the run and return its path.
+def write_page(run: RunDir) -> list[Path]:
+    """Write `report.html` into the run, and its charts as files into `figures/`.
+
+    Returns:
+        The folder of the charts, where there are any, and the page.
 
     Raises:
         DataError: a file of the run is damaged.
-        StorageError: the page can't be written.
+        StorageError: they can't be written.
     """
-    path = run.root / "report.html"
-    write_bytes(path, report_page(collect(run), gather(run), run.root.resolve().name).encode())
-    return path
+    path, report, found = run.root / "report.html", collect(run), gather(run)
+    write_bytes(path, report_page(report, found, run.root.resolve().name).encode())
+    drawn = draw_curve(report, run.figures) + write_charts(charts(report, found), run.figures)
+    return [*([run.figures] if drawn else []), path]
 
 
 def report_page(report: dict[str, Any], found: dict[str, Any], name: str) -> str:
@@ -50,27 +70,41 @@ def report_page(report: dict[str, Any], found: dict[str, Any], name: str) -> str
         found: as `gather` gives it.
         name: of the run.
     """
-    drawn = charts(report, found)
-    curve = [svg for title, _, svg in drawn if title == "Accuracy by round"]
-    others = [
-        f"<figure><figcaption><b>{title}</b>{about}</figcaption>{svg}</figure>"
-        for title, about, svg in drawn
-        if title != "Accuracy by round"
+    curve = {"wide": draw_figure(report), "narrow": draw_figure(report, narrow=True)} if report["sets"] else {}
+    figures = [
+        f"<figure><figcaption><b>{chart.title}</b>{escape(chart.about)}</figcaption>{on_page(chart)}</figure>"
+        for chart in charts(report, found)
     ]
+    searches = listed_searches(found["rounds"])
     return assemble(
         "report",
         TITLE=f"{escape(name)}: report",
         LEAD=escape(_lead(report)),
-        WARNINGS="".join(f'<p class="warning">{escape(text)}</p>' for text in _warnings(report)),
-        CURVE="".join(curve) or "<p>Nothing was evaluated yet.</p>",
-        TABLES="".join(_accuracies(report, name) for name in report["sets"]),
-        CHARTS="".join(others) or "<p>No round was searched yet.</p>",
-        PROBLEMS=_problems(report, found["problems"]),
-        COST=_cost(found["rounds"]),
-        CHANGED=_changed(found["changed"]),
-        ORIGINS=_table("Origins", ["", ""], [[k, v] for k, v in found["origins"].items()], "words"),
-        DATA=as_json(found["problems"]),
+        WARNINGS=_warnings(report, found),
+        PARTS=_parts(report, found),
+        CURVE="".join(f'<div class="{kind}">{themed(svg)}</div>' for kind, svg in curve.items())
+        + (_CLAIMED if curve else "<p>Nothing was evaluated yet: <code>rstar status</code> names the command.</p>"),
+        TABLES="".join((*accuracies(report), subjects(report), reward_models(report))),
+        CHARTS="".join(figures) or "<p>No round was searched yet.</p>",
+        PROBLEMS=asked(report, found["problems"]) + searched(searches),
+        DATA_TABLE=training_data(report),
+        COST=cost(found["rounds"]),
+        CHANGED=changed_settings(found["changed"]),
+        ORIGINS=table("Origins", ["", ""], [[k, v] for k, v in found["origins"].items()], "words"),
+        DATA=as_json({"problems": found["problems"], "searches": searches}),
     )
+
+
+def _parts(report: dict[str, Any], found: dict[str, Any]) -> str:
+    """Links to what the page holds."""
+    parts = {
+        "accuracy": "Accuracy",
+        "charts": "Charts",
+        "problems-part": f"Problems of {report['sets'][0]}" if found["problems"]["columns"] else "",
+        "searches-part": "Searches" if any(entry["searches"].listed for entry in found["rounds"]) else "",
+        "origins": "Data, cost, origins",
+    }
+    return "".join(f'<a href="#{key}">{escape(text)}</a>' for key, text in parts.items() if text)
 
 
 def _lead(report: dict[str, Any]) -> str:
@@ -79,104 +113,31 @@ def _lead(report: dict[str, Any]) -> str:
         return "Nothing was evaluated yet."
     name = report["sets"][0]
     greedy = series(report, name, "greedy")
+    if not greedy:
+        return "Nothing was evaluated greedily yet."
     first, last = min(greedy), max(greedy)
+    before = f"{percent(greedy[first]['accuracy'])} in round {first}, " if first != last else ""
     (low, high), n = greedy[last]["ci95"], greedy[last]["n"]
-    told = f"round {last} answers {_percent(greedy[last]['accuracy'])} of {n} problems of {name} (95 % interval "
-    told += f"{_percent(low)} to {_percent(high)}), greedily"
-    if first == last:
-        return told[0].upper() + told[1:] + "."
-    return f"From {_percent(greedy[first]['accuracy'])} in round {first}: {told}."
+    told = f"{percent(greedy[last]['accuracy'])} in round {last} (95 % interval {percent(low)} to {percent(high)})"
+    return f"Of {n} problems of {name}, greedy decoding answers right: {before}{told}."
 
 
-def _warnings(report: dict[str, Any]) -> list[str]:
-    return [
+def _warnings(report: dict[str, Any], found: dict[str, Any]) -> str:
+    """What a reader must know before the figures."""
+    told = [
         f"Round {entry['round']} trained on {entry['contaminated']} problems of evaluation sets: "
         "its accuracy, and that of later rounds, is no held-out accuracy."
         for entry in report["rounds"]
         if "contaminated" in entry
     ]
-
-
-def _accuracies(report: dict[str, Any], name: str) -> str:
-    methods = shown_methods(report, name)
-    found = {method: series(report, name, method) for method in methods}
-    numbers = sorted({number for figures in found.values() for number in figures})
-    rows = [[f"round {n}", *(_told(found[method].get(n)) for method in methods)] for n in numbers]
-    counts = ["problems", *(str(max((f["n"] for f in found[m].values()), default="")) for m in methods)]
-    return _table(f"{name}: accuracy by method", ["", *methods], [*rows, counts], raw=True)
-
-
-def _told(figures: dict[str, Any] | None) -> str:
-    if figures is None:
-        return "–"
-    low, high = figures["ci95"]
-    return f"{_percent(figures['accuracy'])}<small>{_percent(low)} to {_percent(high)}</small>"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _problems(report: dict[str, Any], problems: dict[str, Any]) -> str:
-    if not problems["columns"]:
-        return ""
-    choices = {
-        "all": "all problems",
-        "wrong": "wrong in the last round",
-        "right": "right in the last round",
-        "learnt": "learnt: wrong at first, right at last",
-        "lost": "lost: right once, wrong at last",
-        "never": "never right",
-    }
-    options = "".join(f'<option value="{value}">{text}</option>' for value, text in choices.items())
-    heads = "".join(f"<th>round {number}</th>" for number in problems["columns"])
-    return f"""<section>
-  <h2>Problems of {escape(report["sets"][0])}, greedily</h2>
-  <div class="tools">
-    <input id="search" type="search" placeholder="words of the problem" aria-label="Words of the problem">
-    <select id="keep" aria-label="Which problems">{options}</select>
-    <button id="back" type="button">&#9664;</button><button id="on" type="button">&#9654;</button>
-    <span id="count" class="hint"></span>
-  </div>
-  <div class="scrolls"><table class="words"><thead><tr><th>problem</th><th>gold</th>{heads}</tr></thead>
-  <tbody id="problems"></tbody></table></div>
-  <p class="hint">How a training problem was searched:
-  <code>rstar show --round N --problem ID --html tree.html</code></p>
-</section>"""
-
-
-def _cost(rounds: Sequence[dict[str, Any]]) -> str:
-    stages = list(dict.fromkeys(name for entry in rounds for name in entry["stages"]))
-    rows = []
-    for stage in stages:
-        told = [entry["stages"].get(stage) for entry in rounds]
-        cells = ["–" if t is None else f"{t['seconds']:,.0f} s<small>{_tokens(t['tokens'])}</small>" for t in told]
-        rows.append([escape(stage), *cells])
-    return _table("Time and generated tokens", ["", *(f"round {e['round']}" for e in rounds)], rows, raw=True)
-
-
-def _tokens(count: int) -> str:
-    return f"{count:,} tokens" if count else ""
-
-
-def _changed(changed: Iterable[dict[str, Any]]) -> str:
-    rows = [
-        [entry["stage"], entry["setting"], ", ".join(f"round {n}: {value}" for n, value in entry["values"].items())]
-        for entry in changed
+    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in told)
+    notices = [
+        f"Round {entry['round']} is not done: {escape(', '.join(left))}. What is not finished is not shown."
+        for entry in found["rounds"]
+        if (left := [name for name, told in entry["stages"].items() if told["status"] in ("running", "stopped")])
     ]
-    if not rows:
-        return ""
-    return _table("Settings that differ between rounds", ["stage", "setting", "values"], rows, "words")
-
-
-def _table(
-    title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "", *, raw: bool = False
-) -> str:
-    """A table under a heading; cells are escaped unless they are HTML already (`raw`)."""
-    text = (lambda cell: cell) if raw else escape
-    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
-    body = "".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    top = f"<thead><tr>{head}</tr></thead>" if any(heads) else ""
-    return (
-        f'<h3>{escape(title)}</h3><div class="scrolls"><table class="{kind}">{top}<tbody>{body}</tbody></table></div>'
-    )
+    if changed := found["changed"]:
+        stages = ", ".join(dict.fromkeys(entry["stage"].split()[0] for entry in changed))
+        count = f'<a href="#changed">{len(changed)} setting{"s" * (len(changed) > 1)}</a>'
+        notices.append(f"Rounds differ in {count} of {escape(stages)}: bear that in mind when comparing them.")
+    return warnings + "".join(f'<p class="notice">{text}</p>' for text in notices)

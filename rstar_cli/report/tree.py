@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Group
@@ -23,7 +23,8 @@ _MARKS = {
     StopReason.DUPLICATE: "duplicate",
     StopReason.DEPTH: "depth limit",
 }
-_VALID = (StopReason.STEP, StopReason.CODE, StopReason.ANSWER, StopReason.DEPTH)
+VALID = (StopReason.STEP, StopReason.CODE, StopReason.ANSWER, StopReason.DEPTH)
+"""Steps that ran, and answers; other candidates were dropped."""
 _STYLES = {Verdict.CORRECT: "bold green", Verdict.INCORRECT: "bold red", Verdict.NO_ANSWER: "bold red"}
 
 
@@ -36,12 +37,16 @@ class Shown:
         problem: its statement and gold answer; None: not known.
         settings: of the search, as a manifest holds them; empty: not known.
         name: where it comes from, such as `round 2`.
+        prm: the PRM that was asked for the steps' values after the search; empty: none was.
+        verified: verdicts on solutions that were run again from scratch, by leaf; empty: none was.
     """
 
     tree: Tree
     problem: Problem | None
     settings: Mapping[str, Any]
     name: str
+    prm: str = ""
+    verified: Mapping[int, str] = field(default_factory=dict)
 
 
 def best_leaf(tree: Tree) -> TreeNode | None:
@@ -75,16 +80,24 @@ def tree_page(shown: Shown) -> str:
 
 
 def page_data(shown: Shown) -> dict[str, Any]:
-    """What the page holds: facts to show, nodes by id, rollouts in order, the best solution's leaf."""
+    """What the page holds: facts to show, nodes by id, rollouts in order, the best solution's leaf.
+
+    `prm`: steps have values by a PRM; `guided`: the search had them, too, and they are part of its arithmetic.
+    """
     tree, problem = shown.tree, shown.problem
     best = best_leaf(tree)
+    valued = any(node.prm_score is not None for node in tree.nodes)
     return {
         "title": f"{tree.problem_id}, {shown.name}",
         "problem": problem.problem if problem is not None else tree.prompt,
         "facts": [[name, value] for name, value in _facts(shown).items()],
         "method": shown.settings.get("method", ""),
+        "gold": problem.answer if problem is not None else "",
+        "prm": valued,
+        "guided": valued and not shown.prm,
         "exploration": shown.settings.get("exploration", 0.0),
         "best": best.id if best is not None else None,
+        "verified": {str(leaf): verdict for leaf, verdict in shown.verified.items()},
         "nodes": [_page_node(tree, node) for node in tree.nodes],
         "rollouts": [rollout.model_dump() for rollout in tree.rollouts],
     }
@@ -117,9 +130,10 @@ def _facts(shown: Shown) -> dict[str, str]:
     tree = shown.tree
     answers = [n for n in tree.nodes if n.stop is StopReason.ANSWER and n.visits]
     right = sum(n.verdict is Verdict.CORRECT for n in answers)
-    dropped = sum(n.stop not in _VALID for n in tree.nodes)
+    dropped = sum(n.stop not in VALID for n in tree.nodes)
     facts = {"gold answer": shown.problem.answer} if shown.problem is not None and shown.problem.answer else {}
     facts |= {"method": str(shown.settings["method"])} if "method" in shown.settings else {}
+    facts |= {"PRM": f"{shown.prm}, asked after the search"} if shown.prm else {}
     return facts | {
         "rollouts": f"{len(tree.rollouts):,}",
         "solutions": f"{len(answers):,}, {right:,} of them right",
@@ -148,9 +162,9 @@ def tree_text(shown: Shown, depth: int | None = None) -> Group:
             continue
         below = sorted(children.get(node.id, []), key=lambda n: (-n.visits, n.id))
         for child in below:
-            if child.stop in _VALID:
+            if child.stop in VALID:
                 branches[child.id] = branch.add(_line(tree, child))
-        if dropped := [child.stop for child in below if child.stop not in _VALID]:
+        if dropped := [child.stop for child in below if child.stop not in VALID]:
             counts = ", ".join(f"{dropped.count(stop)} {_MARKS[stop]}" for stop in dict.fromkeys(dropped))
             branch.add(Text(f"dropped: {counts}", style="dim"))
     return Group(_head(shown), root)
@@ -168,6 +182,9 @@ def best_text(shown: Shown) -> Group:
             parts.append(Syntax(code, "python", background_color="default", word_wrap=True))
         if node.execution is not None and node.execution.stdout:
             parts.append(Text(node.execution.stdout.rstrip("\n"), style="cyan"))
+    if verdict := shown.verified.get(leaf.id):
+        style = _STYLES.get(Verdict(verdict), "yellow")
+        parts.append(Text(f"run again from scratch by verify: {verdict.replace('_', ' ')}", style=style))
     return Group(*parts)
 
 
@@ -182,11 +199,11 @@ def _line(tree: Tree, node: TreeNode, *, code: bool = True) -> Text:
     line = Text(f"#{node.id} ", style="dim")
     line.append(f"N {node.visits} ", style="bold" if node.visits else "dim")
     if node.visits:
-        line.append(f"Q {node.q:+.2f} ", style="green" if node.q > 0 else "red" if node.q < 0 else "")
+        line.append(f"Q {node.q:+z.2f} ", style="green" if node.q > 0 else "red" if node.q < 0 else "")
     if node.prior is not None:
-        line.append(f"logP {node.prior:.2f} ", style="dim")
+        line.append(f"logP {node.prior:z.2f} ", style="dim")
     if node.prm_score is not None:
-        line.append(f"PRM {node.prm_score:+.2f} ", style="blue")
+        line.append(f"PRM {node.prm_score:+z.2f} ", style="blue")
     if node.stop is StopReason.ANSWER:
         verdict = node.verdict
         line.append(f"answer {node.answer} ", style="bold")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rstar_cli import __version__, interrupts
+from rstar_cli import interrupts
 from rstar_cli.adapters import STEPS
 from rstar_cli.config import EngineConfig, GradingConfig, SandboxConfig, SearchConfig
 from rstar_cli.errors import ConfigMismatchError, UsageError
@@ -34,14 +33,13 @@ from rstar_cli.records import Problem
 from rstar_cli.sandbox import Sandbox
 from rstar_cli.shards import Shard
 from rstar_cli.stages.intact import as_settings, hashes_of, refuse_changed, refuse_changed_inputs
+from rstar_cli.stages.versions import versions
 
 Stop = Callable[[int], bool]
 """Asked with the tokens that this call has generated so far: whether the run's budget is spent."""
 
 TICK_SECONDS = 5.0
 """Between two notes of what a stage has spent, which a kill can lose."""
-
-_RECORDED = ("torch", "transformers", "vllm", "trl", "peft", "sympy", "math-verify")
 
 
 @dataclass(slots=True)
@@ -113,21 +111,23 @@ class StageRecord:
         told_by_rows: bool = False,
         shard: Shard | None = None,
     ) -> None:
-        whole = StageRecord(manifest, stage, config, inputs, outputs, told_by_rows=told_by_rows) if shard else None
-        self._merged = whole
         self._told_by_rows = told_by_rows
-        self._manifest = shard.path(manifest) if shard else manifest
+        self._manifest = self._whole = manifest
         self._stage = stage
         self._inputs = dict(inputs)
-        self.outputs = [shard.path(path) if shard else path for path in outputs]
+        self.outputs = list(outputs)
         self._entry: dict[str, Any] = {
             "status": "running",
             "config": dict(config),
             "inputs": {name: hashes_of(path) for name, path in inputs.items()},
-            "versions": _versions(),
+            "versions": versions(),
         }
         self._begun = self._ticked = time.monotonic()
         self._earlier: tuple[Mapping[str, int], float] = ({}, 0.0)
+        self._merged: StageRecord | None = None
+        if shard is not None:
+            self._merged = copy(self)
+            self._manifest, self.outputs = shard.path(manifest), [shard.path(path) for path in outputs]
 
     def is_complete(self) -> bool:
         """Whether the stage was done before from the same inputs and settings.
@@ -139,7 +139,7 @@ class StageRecord:
         if self._merged is not None and self._merged.is_complete():
             self._manifest, self.outputs = self._merged._manifest, self._merged.outputs
             return True
-        refuse_changed_inputs(self._manifest, self._stage, self._inputs, self._entry["inputs"])
+        refuse_changed_inputs(self._whole, self._stage, self._inputs, self._entry["inputs"])
         entry = read_manifest(self._manifest).get(self._stage)
         first = self.outputs[0]
         begun = partial(first)
@@ -247,16 +247,6 @@ class StageRecord:
 def partial(path: Path) -> Path:
     """The journal of an artifact that is not whole yet."""
     return path.with_name(path.name + ".partial")
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "rstar": __version__}
-    for name in _RECORDED:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def few_shot_of(config: EngineConfig, model: str) -> int:

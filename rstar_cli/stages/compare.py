@@ -88,7 +88,7 @@ _SAME = "Evaluate both on the same set: rstar evaluate --round N --benchmark FIL
 
 
 def _refuse_flags(place: EvaluatePlace, given: Mapping[str, Any]) -> None:
-    without = {**given, **{name: getattr(place, name) for name in ("benchmark", "limit", "policy", "output")}}
+    without = {**given, **{name: getattr(place, name) for name in ("shard", "benchmark", "limit", "policy", "output")}}
     without |= {name: True for name in ("dry_run", "log_samples") if getattr(place, name)}
     for name, value in without.items():
         if value is not None:

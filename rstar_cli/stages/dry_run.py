@@ -28,6 +28,7 @@ from rstar_cli.prompts import render_prompt
 from rstar_cli.quarantine import Quarantine, counted
 from rstar_cli.records import Problem, SftRow
 from rstar_cli.redact import redacted
+from rstar_cli.stages.claims import try_claim
 from rstar_cli.stages.common import Summary, few_shot_of, outside_prm
 from rstar_cli.stages.evaluate import prm_for as prm_of_evaluate
 from rstar_cli.stages.generate import policy_for, prm_for
@@ -37,7 +38,6 @@ from rstar_cli.stages.train_cost import cost_figures, count_tokens
 from rstar_cli.stages.train_files import read_sft
 from rstar_cli.stages.train_policy import plain_files, policy_inputs
 from rstar_cli.stages.train_prm import prm_inputs, read_plain, read_prm_rows
-from rstar_cli.stages.verify_rows import is_checkable
 from rstar_cli.train import policy
 from rstar_cli.train.fit import is_held_out
 from rstar_cli.train.prm import count_updates
@@ -107,7 +107,7 @@ def dry_run_verify(place: VerifyPlace, config: VerifyConfig, run: RunDir | None)
         origin = place.input or "-"
         aside = _aside(place)
         summary.figures["rows"] = sum(
-            is_checkable(row, origin, line, aside) for line, row in read_objects(origin, aside)
+            try_claim(row, origin, line, aside) is not None for line, row in read_objects(origin, aside)
         )
         summary.figures |= counted(aside)
     else:

@@ -32,7 +32,6 @@ def status(run: RunDir) -> Summary:
         summary.figures[f"round {number}"] = tuple(told["text"] for told in stages.values())
     seconds = sum(told["seconds"] for stages in done.values() for told in stages.values())
     tokens = sum(told["tokens"] for stages in done.values() for told in stages.values())
-    summary.figures["in all"] = (f"{seconds / 60:,.1f} min", f"{tokens:,} tokens", *[""] * (len(names) - 2))
     for now in at_work:
         late = f"  (last heard of {now['age'] / 60:.0f} min ago)" if now["age"] > LATE_SECONDS else ""
         shown = f"{now['stage']}: {now['done']:,} of {now['total']:,}  {now['figures']}  left {now['left']}"
@@ -40,6 +39,7 @@ def status(run: RunDir) -> Summary:
     if not at_work:
         summary.next_command = _next(run, done)
         summary.notes.append("Nothing is at work." if summary.next_command else "All rounds of the recipe are done.")
+    summary.notes.append(f"In all {seconds / 60:,.1f} minutes and {tokens:,} generated tokens.")
     summary.data = {
         "rounds": {
             str(number): {name: told["status"] for name, told in stages.items()} for number, stages in done.items()

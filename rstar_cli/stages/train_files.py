@@ -1,10 +1,10 @@
-"""Training rows from plain files: the rows of our own artifacts, and the formats that TRL documents.
+"""Training rows from plain files: our own artifacts, the formats that TRL documents, and those of known data sets.
 
-| for | fields of TRL's format | the same as |
-|---|---|---|
-| policy | `prompt`, `completion`; `messages`; or `text` | `SftRow` |
-| pairs of the PRM | `chosen`, `rejected`, perhaps `prompt` | `PairRow` |
-| step labels of the PRM | `prompt`, `completions`, `labels` | `StepLabelRow` |
+| for | fields of TRL's format | the same as | and of others (`foreign_rows`) |
+|---|---|---|---|
+| policy | `prompt`, `completion`; `messages`; or `text` | `SftRow` | upstream's SFT rows |
+| pairs of the PRM | `chosen`, `rejected`, perhaps `prompt` | `PairRow` | upstream's PPM rows |
+| step labels of the PRM | `prompt`, `completions`, `labels` | `StepLabelRow` | ProcessBench, PRM800K, Math-Shepherd |
 
 A file is JSON lines, JSON, CSV or parquet and holds one format; other columns are ignored. Text becomes segments, each
 tokenised by itself as in search: a solution in the step format is cut at its closing tags, and what programs printed
@@ -15,10 +15,7 @@ in TRL. `problem_id` is taken where a row has one; else rows of one prompt are o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from hashlib import blake2b
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -28,7 +25,9 @@ from rstar_cli.jsonl import STRICT, Aside, parse_row
 from rstar_cli.problems.formats import read_file
 from rstar_cli.prompts import ANSWER_END, PROMPT_TAIL, STEP_STOPS, split_solution
 from rstar_cli.records import PairRow, Row, RowSegment, SftRow, StepLabelRow
-from rstar_cli.stages.chat import Chat, ChatError
+from rstar_cli.stages import foreign_rows
+from rstar_cli.stages.chat import Chat
+from rstar_cli.stages.source import Source, kind_of
 
 RowT = TypeVar("RowT", bound=Row)
 
@@ -59,99 +58,12 @@ def read_step_labels(path: Path, model: str, aside: Aside = STRICT) -> list[Step
     return _read(path, StepLabelRow, "values", LABEL_FORMATS, Chat(model), aside)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A row as it stands in a file.
-
-    Attributes:
-        path: the file.
-        line: the line in it, from 1 (parquet: the row).
-        fields: the columns.
-    """
-
-    path: Path
-    line: int
-    fields: Mapping[str, Any]
-
-    def error(self, field: str, why: str, remedy: str) -> DataError:
-        """What is wrong with a field of this row."""
-        return DataError(why, path=self.path, line=self.line, field=field, remedy=remedy)
-
-    def text(self, name: str, *, empty: bool = False) -> str:
-        """A column's text.
-
-        Raises:
-            DataError: it is no text, or an empty one.
-        """
-        value = self.fields[name]
-        if not isinstance(value, str):
-            raise self.error(name, f"expected text, not {_kind(value)}", "correct the field")
-        if not value and not empty:
-            raise self.error(name, "is empty", "fill the field, or remove the row")
-        return value
-
-    def listed(self, name: str) -> list[Any]:
-        """A column's list.
-
-        Raises:
-            DataError: it is no list, or an empty one.
-        """
-        value = self.fields[name]
-        if not isinstance(value, list):
-            raise self.error(name, f"expected a list, not {_kind(value)}", "correct the field")
-        if not value:
-            raise self.error(name, "is empty", "fill the field, or remove the row")
-        return value
-
-    def messages(self, name: str) -> list[dict[str, Any]]:
-        """A column's messages, each with `role` and `content`.
-
-        Raises:
-            DataError: something else.
-        """
-        found = self.listed(name)
-        for i, message in enumerate(found):
-            if not isinstance(message, dict):
-                raise self.error(f"{name}.{i}", f"expected a message, not {_kind(message)}", _MESSAGE)
-            for key in ("role", "content"):
-                if not isinstance(message.get(key), str):
-                    why = f"expected text, not {_kind(message[key])}" if key in message else "is missing"
-                    raise self.error(f"{name}.{i}.{key}", why, _MESSAGE)
-        return found
-
-    def is_chat(self, name: str) -> bool:
-        """Whether a column holds messages, and not text."""
-        return isinstance(self.fields.get(name), list)
-
-    @contextmanager
-    def blamed(self, field: str) -> Iterator[None]:
-        """Turn a conversation that can't be rendered into an error of this row.
-
-        Raises:
-            DataError: says why.
-        """
-        try:
-            yield
-        except ChatError as why:
-            remedy = "give rows of text instead of messages, or a --model whose chat template fits them"
-            raise self.error(field, str(why), remedy) from why
-
-    def problem(self, prompt: str) -> str:
-        """The row's `problem_id`; else one that rows with the same prompt share."""
-        given = self.fields.get("problem_id")
-        if isinstance(given, str | int) and not isinstance(given, bool) and str(given):
-            return str(given)
-        return blake2b(prompt.encode(), digest_size=8).hexdigest()
-
-
-_MESSAGE = 'a message is {"role": "user", "content": "..."}'
-
-
 class Format(NamedTuple, Generic[RowT]):
-    """A format of TRL's: the columns that it needs, and how a row of it is read."""
+    """A format: the columns that it needs, how a row of TRL's is read, and what makes rows of TRL's of its rows."""
 
     fields: tuple[str, ...]
     read: Callable[[Source, Chat], RowT]
+    translate: Callable[[Source], Iterable[Source]] = lambda row: (row,)
 
     def __str__(self) -> str:
         return ", ".join(self.fields)
@@ -173,11 +85,11 @@ def _read(
         try:
             if chosen is None:
                 chosen = Format((mark,), _ours(own)) if mark in fields else _choose(row, own, formats)
-            read.append(chosen.read(_alike(row, chosen, formats), chat))
+            read += [chosen.read(each, chat) for each in chosen.translate(_alike(row, chosen, formats))]
         except DataError as error:
             aside.take(error)
     if not read:
-        why = "there is no row in it" if row is None else "every row of it is bad"
+        why = "there is no row in it" if row is None else "every row of it is bad, or has no label"
         raise DataError(why, path=path, remedy=f"Give a file of rows of {_any_of(own, formats)}.")
     return read
 
@@ -286,7 +198,7 @@ def _pair(row: Source, chat: Chat) -> PairRow:
         chosen="".join(segment.text for segment in chosen),
         rejected="".join(segment.text for segment in rejected),
         q_gap=2.0,  # right against wrong
-        weight=1.0,
+        weight=row.weight,
         prefix=tuple(before),
         chosen_steps=tuple(chosen),
         rejected_steps=tuple(rejected),
@@ -314,9 +226,9 @@ def _labels(row: Source, _chat: Chat) -> StepLabelRow:
         raise row.error("labels", why, "give a label for each step")
     for i, (step, label) in enumerate(zip(completions, labels, strict=True)):
         if not isinstance(step, str) or not step:
-            raise row.error(f"completions.{i}", f"expected text, not {_kind(step)}", "correct the step")
+            raise row.error(f"completions.{i}", f"expected text, not {kind_of(step)}", "correct the step")
         if label not in (0, 1):
-            raise row.error(f"labels.{i}", f"expected true or false, not {_kind(label)}", "correct the label")
+            raise row.error(f"labels.{i}", f"expected true or false, not {kind_of(label)}", "correct the label")
     steps = tuple(step if step.endswith((*STEP_STOPS, "\n")) else f"{step}\n" for step in completions)
     return StepLabelRow(
         problem_id=row.problem(_asked(prompt)),
@@ -340,22 +252,23 @@ def _common(chosen: str, rejected: str) -> str:
     return shared[: max(0, shared.rfind(" "))]
 
 
-def _kind(value: object) -> str:
-    if value is None or value == "":
-        return "nothing"
-    return {"str": "text", "int": "a number", "float": "a number", "bool": "true or false", "list": "a list"}.get(
-        type(value).__name__, "an object"
-    )
-
-
 SFT_FORMATS = (
     Format(("prompt", "completion"), _prompt_completion),
     Format(("messages",), _messages),
     Format(("text",), _text),
+    Format(("query", "response"), _prompt_completion, foreign_rows.upstream_sft),
 )
 """Tried in this order."""
-PAIR_FORMATS = (Format(("chosen", "rejected"), _pair),)
-LABEL_FORMATS = (Format(("prompt", "completions", "labels"), _labels),)
+PAIR_FORMATS = (
+    Format(("chosen", "rejected"), _pair),
+    Format(("prompt", "pos", "neg"), _pair, foreign_rows.upstream_pair),
+)
+LABEL_FORMATS = (
+    Format(("prompt", "completions", "labels"), _labels),
+    Format(("problem", "steps", "label"), _labels, foreign_rows.process_bench),
+    Format(("question", "label"), _labels, foreign_rows.prm800k),
+    Format(("input", "label"), _labels, foreign_rows.math_shepherd),
+)
 KINDS: dict[str, Sequence[Format[Any]]] = {
     "train-policy": SFT_FORMATS,
     "train-prm --objective ppm": PAIR_FORMATS,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from rstar_cli.options import TrainPlace
 from rstar_cli.progress import StageProgress
 from rstar_cli.quarantine import beside, counted, notes, open_aside, refuse_without
 from rstar_cli.ranks import is_main
-from rstar_cli.records import SftRow
+from rstar_cli.records import Choice, SftRow
 from rstar_cli.report.loss import draw_loss
 from rstar_cli.stages.common import StageRecord, Summary, refuse_run_flags
 from rstar_cli.stages.contaminated import refuse_trained
@@ -59,9 +60,7 @@ def _of_round(place: TrainPlace, config: TrainPolicyConfig, run: RunDir) -> Summ
     summary.next_command = run.command("train-prm", place.round)
     if record.is_complete():
         return pushed(record.told_again(summary), files.policy, place)
-    for number, path in rows_of.items():
-        check_fresh(run, number, path)
-    rows, left_out = merge_rounds([list(read_rows(path, SftRow)) for path in rows_of.values()], _top(run, rows_of))
+    rows, left_out = read_sft_rows(run, rows_of)
     if not rows:
         raise DataError(
             "there is no training row: no trajectory was right",
@@ -79,6 +78,21 @@ def _of_round(place: TrainPlace, config: TrainPolicyConfig, run: RunDir) -> Summ
     record.complete(summary.figures)
     draw_loss(files.policy, "token")
     return pushed(summary, files.policy, place)
+
+
+def read_sft_rows(run: RunDir, rows_of: Mapping[int, Path]) -> tuple[list[SftRow], Counter[Choice]]:
+    """The rows of several rounds, merged (see `merge_rounds`), and how many were left out for which reason.
+
+    Args:
+        run: the run.
+        rows_of: files by round.
+
+    Raises:
+        DataError: rows were made from other trees than their round has now.
+    """
+    for number, path in rows_of.items():
+        check_fresh(run, number, path)
+    return merge_rounds([list(read_rows(path, SftRow)) for path in rows_of.values()], _top(run, rows_of))
 
 
 def _top(run: RunDir, rounds: Iterable[int]) -> int:

@@ -10,11 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from queue import Full, Queue
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rstar_cli.config import VerifyConfig
 from rstar_cli.cores import count_cores
-from rstar_cli.errors import DataError, UsageError
+from rstar_cli.errors import UsageError
 from rstar_cli.grader import Grader, extract_answer
 from rstar_cli.jsonl import STRICT, Aside, dump, read_objects, replacing
 from rstar_cli.options import VerifyPlace
@@ -23,10 +23,8 @@ from rstar_cli.protocols import ExecutionResult, Grade
 from rstar_cli.quarantine import beside, counted, notes, open_aside
 from rstar_cli.records import Verdict
 from rstar_cli.sandbox import Sandbox
+from rstar_cli.stages.claims import Row, try_claim
 from rstar_cli.stages.common import Summary, open_grader, open_sandbox, refuse_run_flags
-
-KINDS = ("prediction", "solution", "code")
-"""Fields that hold what is checked; a row has just one of them."""
 
 NO_GOLD = "no gold"
 """What decided the verdict of a bare run: there is nothing to compare with."""
@@ -36,7 +34,6 @@ _PATIENCE = 0.5
 _AHEAD = 256
 """Rows that are graded or wait for an earlier one."""
 
-Row = dict[str, Any]
 ItemT = TypeVar("ItemT")
 
 
@@ -74,23 +71,23 @@ def checked(
 
     The sandbox reads ahead in a thread of its own, so a finished row comes out even while the input stays open.
     """
-    read: deque[tuple[Row, str | None, str | None]] = deque()  # row, answer in its text, program
+    read: deque[tuple[Row, str, str | None, str | None]] = deque()  # row, gold, answer in its text, program
 
     def programs() -> Iterator[str | None]:
         for line, row in rows:
-            if not is_checkable(row, origin, line, aside):
+            claimed = try_claim(row, origin, line, aside)
+            if claimed is None:
                 continue
-            kind = next(kind for kind in KINDS if row.get(kind) is not None)
-            text = str(row[kind])
+            kind, text, gold = claimed
             predicted = text if kind == "prediction" else extract_answer(text) if kind == "solution" else None
             program = None if predicted is not None else text if kind == "code" else _program(text)
-            read.append((row, predicted, program))
+            read.append((row, gold, predicted, program))
             yield program
 
-    def ran() -> Iterator[tuple[Row, str | None, ExecutionResult | None]]:
+    def ran() -> Iterator[tuple[Row, str, str | None, ExecutionResult | None]]:
         for result in sandbox.run_many(programs()):
-            row, predicted, program = read.popleft()
-            yield row, predicted, result if program is not None else None
+            row, gold, predicted, program = read.popleft()
+            yield row, gold, predicted, result if program is not None else None
 
     yield from _side_by_side(lambda item: _judged(*item, grader), ran())
 
@@ -128,47 +125,10 @@ def _side_by_side(function: Callable[[ItemT], Row], items: Iterator[ItemT]) -> I
             left.set()
 
 
-def is_checkable(row: Row, origin: str, line: int, aside: Aside = STRICT) -> bool:
-    """Whether a row has what is needed; one that has not goes to `aside`."""
-    try:
-        _check(row, origin, line)
-    except DataError as error:
-        aside.take(error)
-        return False
-    return True
-
-
-def _check(row: Row, origin: str, line: int) -> None:
-    """Refuse a row without a gold answer, or with none or several things to check.
-
-    Raises:
-        DataError: says which field.
-    """
-    given = [kind for kind in KINDS if row.get(kind) is not None]
-    if len(given) != 1:
-        raise DataError(
-            f"has {' and '.join(given) or 'none'} of {', '.join(KINDS)}; a row has just one",
-            path=origin,
-            line=line,
-            remedy="Leave one of them." if given else "Add one of them: that is what is checked.",
-        )
-    if "answer" not in row:
-        raise DataError(
-            "is missing: there is nothing to compare with",
-            path=origin,
-            line=line,
-            field="answer",
-            remedy='Name the gold answer "answer", or write "answer": "" for a bare run.',
-        )
-    for name in (given[0], "answer"):
-        if row.get(name) is not None and not isinstance(row[name], str | int | float):
-            raise DataError("must be text", path=origin, line=line, field=name)
-
-
-def _judged(row: Row, predicted: str | None, ran: ExecutionResult | None, grader: Grader) -> Row:
+def _judged(row: Row, gold: str, predicted: str | None, ran: ExecutionResult | None, grader: Grader) -> Row:
     if predicted is None and ran is not None and ran.ok:
         predicted = ran.stdout.strip() or None
-    grade = _grade(row, predicted, ran, grader)
+    grade = _grade(gold, predicted, ran, grader)
     out = {**row, "verdict": grade.verdict.value, "predicted_answer": predicted, "decided_by": grade.decided_by}
     if ran is not None:
         out["execution"] = {
@@ -180,13 +140,12 @@ def _judged(row: Row, predicted: str | None, ran: ExecutionResult | None, grader
     return out
 
 
-def _grade(row: Row, predicted: str | None, ran: ExecutionResult | None, grader: Grader) -> Grade:
-    gold = row.get("answer")
-    if gold is None or gold == "":  # a bare run: nothing to compare with
+def _grade(gold: str, predicted: str | None, ran: ExecutionResult | None, grader: Grader) -> Grade:
+    if not gold:  # a bare run: nothing to compare with
         return Grade(Verdict.NO_ANSWER, NO_GOLD)
     if predicted is None and ran is not None and not ran.ok:
         return Grade(Verdict.NO_ANSWER, f"execution {ran.status.value}")
-    return grader.grade([(str(gold), predicted)])[0]
+    return grader.grade([(gold, predicted)])[0]
 
 
 def _program(solution: str) -> str | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from rstar_cli.jsonl import read_rows
+from rstar_cli.records import StopReason, Tree, Verdict
 from tests.browser.conftest import visit
 from tests.browser.test_tree_page import find
 from tests.helpers import rstar
@@ -32,13 +35,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_says_what_came_of_the_run(browser: Chrome, report: Path) -> None:
     visit(browser, report)
-    assert "Round 0 answers" in find(browser, ".lead").text
+    assert "in round 0" in find(browser, ".lead").text
     assert "interval" in find(browser, ".lead").text
     titles = [caption.text for caption in browser.find_elements("css selector", "figcaption b")]
-    assert {"Accuracy by level", "What became of candidates", "Solutions kept for training"} <= set(titles)
-    for drawing in browser.find_elements("css selector", "svg"):
+    assert {"Accuracy by level", "Where candidates die", "Solutions kept and dropped"} <= set(titles)
+    shown = [drawing for drawing in browser.find_elements("css selector", "svg") if drawing.is_displayed()]
+    assert len(shown) == len(titles) + 1, "of the curve, the wide or the narrow one"
+    for drawing in shown:
         assert drawing.size["width"] > 250
-        assert drawing.size["height"] > 100
+        assert drawing.size["height"] > 80
     wide = browser.execute_script("return document.documentElement.scrollWidth - innerWidth")  # type: ignore[no-untyped-call]
     assert wide <= 0, "nothing sticks out to the side"
 
@@ -46,23 +51,48 @@ def test_it_says_what_came_of_the_run(browser: Chrome, report: Path) -> None:
 def test_problems_are_found(browser: Chrome, report: Path) -> None:
     visit(browser, report)
     rows = "#problems tr"
-    assert len(browser.find_elements("css selector", rows)) == 25
-    assert find(browser, "#count").text == "1 to 25 of 60"
-    find(browser, "#on").click()
-    find(browser, "#on").click()
-    assert find(browser, "#count").text == "51 to 60 of 60"
-    assert not find(browser, "#on").is_enabled()
+    assert len(browser.find_elements("css selector", rows)) == 10
+    assert find(browser, "#problems-count").text == "1 to 10 of 60"
+    for _ in range(5):
+        press(browser, "#problems-on")
+    assert find(browser, "#problems-count").text == "51 to 60 of 60"
+    assert not find(browser, "#problems-on").is_enabled()
     counts = []
     for keep in ("right", "wrong"):
-        find(browser, f"#keep option[value={keep}]").click()
-        counts.append(int(find(browser, "#count").text.rpartition(" ")[2]))
-        marks = {cell.text[0] for cell in browser.find_elements("css selector", f"{rows} td:last-child")}
+        find(browser, f"#problems-keep option[value={keep}]").click()
+        counts.append(int(find(browser, "#problems-count").text.rpartition(" ")[2]))
+        marks = {cell.text[0] for cell in browser.find_elements("css selector", f"{rows} td:nth-child(3)")}
         assert marks == {"✓" if keep == "right" else "✗"}
     assert sum(counts) == 60
-    find(browser, "#keep option[value=all]").click()
+    find(browser, "#problems-keep option[value=all]").click()
     first = find(browser, f"{rows} td").text.split("\n")
-    find(browser, "#search").send_keys(first[1].split(",")[0])
-    assert find(browser, "#count").text == "1 to 1 of 1"
+    find(browser, "#problems-search").send_keys(first[1].split(",")[0])
+    assert find(browser, "#problems-count").text == "1 to 1 of 1"
     assert find(browser, f"{rows} td").text.split("\n") == first
-    find(browser, "#search").send_keys("nothing has this")
-    assert find(browser, "#count").text == "none"
+    find(browser, "#problems-search").send_keys("nothing has this")
+    assert find(browser, "#problems-count").text == "none"
+
+
+def test_it_says_why_searches_failed(browser: Chrome, report: Path) -> None:
+    visit(browser, report)
+    trees = {tree.problem_id: tree for tree in read_rows(report.parent / "round_1" / "trees.jsonl", Tree)}
+    seen = 0
+    for keep in ("unsolved", "solved"):
+        find(browser, f"#searches-keep option[value={keep}]").click()
+        for row in browser.find_elements("css selector", "#searches tr"):
+            cells = row.find_elements("css selector", "td")
+            tree = trees[cells[0].text.split("\n")[1].split(",")[0]]
+            ended = [node for node in tree.nodes if node.stop is StopReason.ANSWER and node.visits]
+            right = [node for node in ended if node.verdict is Verdict.CORRECT]
+            assert cells[2].text == f"{'✗' if keep == 'unsolved' else '✓'} {len(right)} of {len(ended)}"
+            commonest = Counter(node.answer for node in ended).most_common(1)
+            assert all(f"×{times}" in cells[3].text.split("\n")[0] for _, times in commonest)
+            failed = sum(node.stop is StopReason.FAILED for node in tree.nodes)
+            assert (str(failed) in cells[4].text) or not failed
+            seen += 1
+    assert seen
+
+
+def press(browser: Chrome, css: str) -> None:
+    """Click what may lie outside of the window."""
+    browser.execute_script("arguments[0].click()", find(browser, css))  # type: ignore[no-untyped-call]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from rstar_cli.problems.synthetic import make_problems
 from rstar_cli.records import Execution, ExecutionStatus, Problem, Rollout, StopReason, Tree, TreeNode, Verdict
 from rstar_cli.report.tree import Shown, best_leaf, tree_page
 from tests.browser.conftest import visit
+from tests.browser.screenshots import take
 from tests.helpers import rstar
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Trees of the embedded policy, by method."""
     folder = tmp_path_factory.mktemp("trees")
     rstar("problems", "make", "--count", "2", "--levels", "5", "--output", "problems.jsonl", cwd=folder)
-    asked = ("generate", "--problems", "problems.jsonl", "--rollouts", "48", "--enough", "0", "--escalate", "")
+    asked = ("generate", "--problems", "problems.jsonl", "--rollouts", "24", "--enough", "0", "--escalate", "")
     for method in ("uct", "mcts", "swor"):
         rstar(*asked, "--method", method, "--output", f"{method}.jsonl", cwd=folder)
         rstar("show", "--trees", f"{method}.jsonl", "--problem", "2", "--html", f"{method}.html", cwd=folder)
@@ -53,15 +55,26 @@ def test_what_the_page_tells(browser: Chrome, searched: dict[str, Path]) -> None
     assert 0 in steps(browser)
     wide = browser.execute_script("return document.documentElement.scrollWidth - innerWidth")  # type: ignore[no-untyped-call]
     assert wide <= 0, "nothing sticks out to the side"
+    ended = [node for node in tree.nodes if node.stop is StopReason.ANSWER and node.visits]
+    right = [node for node in ended if node.verdict is Verdict.CORRECT]
+    assert (f"Solved: {len(right)} of {len(ended)}" if right else "Not solved") in find(browser, ".told").text
+    link = find(browser, ".links .link")
+    ((answer, times),) = Counter(node.answer for node in ended).most_common(1)
+    assert (link.text, find(browser, ".links td:last-child").text) == (answer or "none", str(times))
+    browser.execute_script("arguments[0].click()", link)  # type: ignore[no-untyped-call]
+    chosen = tree.nodes[int(find(browser, ".row.chosen").get_attribute("data-id") or -1)]
+    assert (chosen.stop, chosen.answer) == (StopReason.ANSWER, answer)
+    assert "The whole program" in find(browser, "#detail").text
 
     find(browser, "#best").click()
     best = best_leaf(tree)
     assert best is not None
     assert find(browser, ".row.chosen").get_attribute("data-id") == str(best.id)
-    assert f"Step #{best.id}" in find(browser, "#detail").text
+    assert f"Answer #{best.id}" in find(browser, "#detail").text
     assert (best.verdict or Verdict.ERROR).value in find(browser, "#detail").text
     code = tree.nodes[best.parent or 0]
-    find(browser, f"#node-{code.id}").click()
+    row = find(browser, f"#node-{code.id}")  # a click of the driver's scrolls first, which draws the rows anew
+    browser.execute_script("arguments[0].click()", row)  # type: ignore[no-untyped-call]
     told = find(browser, "#detail").text
     assert "What it printed" in told
     assert code.execution is not None
@@ -145,9 +158,15 @@ def test_five_thousand_nodes(browser: Chrome, tmp_path: Path) -> None:
     page.write_text(tree_page(Shown(large_tree(5000), make_problems(1, 1)[0], {"method": "uct"}, "made")))
     assert page.stat().st_size < 3_000_000
     visit(browser, page)
+    ready = browser.execute_script("return performance.getEntriesByType('navigation')[0].domInteractive")  # type: ignore[no-untyped-call]
+    assert ready < 1000, "milliseconds until it can be used"
     find(browser, "#filter option[value=all]").click()
     find(browser, "#open").click()
     assert find(browser, "#shown").text.startswith("5,000 of 5,000")
+    moves = "const t = performance.now(); for (let i = 0; i < 20; i++) choose(i * 200); return performance.now() - t"
+    assert browser.execute_script(moves) < 20 * 100, "milliseconds a move"  # type: ignore[no-untyped-call]
+    steps_back = "const t = performance.now(); for (let i = 0; i < 20; i++) goTo(250 - i); return performance.now() - t"
+    assert browser.execute_script(steps_back) < 20 * 100, "milliseconds a rollout"  # type: ignore[no-untyped-call]
     for top in (0, 40_000, 150_000):
         browser.execute_script(f"document.getElementById('scroll').scrollTop = {top}; draw()")  # type: ignore[no-untyped-call]
         drawn = browser.execute_script("return document.querySelectorAll('.row').length")  # type: ignore[no-untyped-call]
@@ -179,6 +198,15 @@ def test_text_of_a_model_stays_text(browser: Chrome, tmp_path: Path) -> None:
     assert browser.title != "caught"
 
 
+def test_the_pictures_of_the_readme(chromium: Chrome, searched: dict[str, Path], tmp_path: Path) -> None:
+    page = searched["uct"].with_suffix(".html")
+    taken = take(page, page, tmp_path)
+    assert [path.name for path in taken] == ["report.png", "viewer.png"]
+    pictures = [path.read_bytes() for path in taken]
+    assert all(10_000 < len(picture) < 200_000 for picture in pictures)
+    assert [path.read_bytes() for path in take(page, page, tmp_path)] == pictures
+
+
 def large_tree(count: int) -> Tree:
     """A made-up tree of so many nodes."""
     rng = random.Random(0)
@@ -203,3 +231,18 @@ def large_tree(count: int) -> Tree:
         rollouts=rollouts,
         nodes=tuple(nodes),
     )
+
+
+def test_the_filter_shows_what_it_is_asked_for(browser: Chrome, searched: dict[str, Path]) -> None:
+    """Ways to right and wrong answers lie open, without a click on the steps above them."""
+    tree = tree_of(searched, "mcts")
+    visit(browser, searched["mcts"].with_suffix(".html"))
+    find(browser, "#close").click()
+    for value, wanted in (("right", True), ("wrong", False)):
+        find(browser, f"#filter option[value={value}]").click()
+        shown = set(browser.execute_script("return state.rows"))  # type: ignore[no-untyped-call]
+        ended = [node for node in tree.nodes if node.stop is StopReason.ANSWER and node.visits]
+        leaves = {node.id for node in ended if (node.verdict is Verdict.CORRECT) is wanted}
+        assert leaves <= shown
+        if not leaves:
+            assert find(browser, "#shown").text == "none of these in this tree"

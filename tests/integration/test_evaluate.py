@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rstar_cli.jsonl import read_rows, write_rows
+from rstar_cli.jsonl import digest, read_rows, write_rows
 from rstar_cli.metrics import mcnemar, paired_gain
 from rstar_cli.prompts import render_prompt
 from rstar_cli.records import EvalRow, Problem, Verdict
@@ -31,7 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rstar(*command, "--output", "part", "--few-shot", "1", "--limit", "25", cwd=root)
     for run, flags in (("r1", ("--few-shot", "0")), ("r2", ("--few-shot", "1"))):
         in_run = ("evaluate", "--run", run, "--round", "0", "--benchmark", "p.jsonl", "--engine", "scripted")
-        rstar(*in_run, "--samples", "0", "--rollouts", "0", *flags, cwd=root)
+        rstar(*in_run, "--samples", "6", "--rollouts", "0", *flags, cwd=root)
     return root
 
 
@@ -52,6 +52,15 @@ def test_figures_are_the_stored_ones(place: Path) -> None:
     for method, figures in stored.items():
         assert got[method] == figures
     assert got == stored
+
+
+def test_the_report_holds_them_all(place: Path) -> None:
+    figures = json.loads((place / "r1/round_0/eval/p.json").read_bytes())
+    rstar("report", "--run", "r1", cwd=place)
+    told = json.loads((place / "r1/report.json").read_bytes())["rounds"][0]["eval"]["p"]
+    assert told == {method: {k: v for k, v in found.items() if k != "verdicts"} for method, found in figures.items()}
+    assert told["pass@6"]["theory"]
+    assert told["greedy"]["by_subject"]
 
 
 def test_two_evaluations_are_compared(place: Path) -> None:
@@ -90,7 +99,8 @@ def test_the_comparison_fits_into_80_columns(place: Path) -> None:
 
 
 def test_sides_are_rounds_runs_folders_and_files(place: Path) -> None:
-    by_folder = compared(place, "a", "b")["data"]["p"]["greedy"]
+    folders = compared(place, "a", "b")["data"]["p"]
+    greedy = {"p": {"greedy": folders["greedy"]}}
     ways = [
         ("r1:0", "r2:0", ()),
         ("0", "r2:0", ("--run", "r1")),
@@ -99,7 +109,9 @@ def test_sides_are_rounds_runs_folders_and_files(place: Path) -> None:
         ("a/p.greedy.jsonl", "r2:0", ()),
     ]
     for a, b, flags in ways:
-        assert compared(place, a, b, *flags)["data"] == {"p": {"greedy": by_folder}}
+        told = compared(place, a, b, *flags)["data"]
+        assert {"p": {"greedy": told["p"]["greedy"]}} == greedy
+        assert len(told["p"]) == 1 if "greedy" in a else list(told["p"]) == ["greedy", "majority@6", "pass@1", "pass@6"]
     told = compared(place, "a/p.greedy.jsonl", "a/p.mcts@6.jsonl")["data"]["p"]
     assert list(told) == ["greedy, mcts@6"]
     assert told["greedy, mcts@6"]["problems"]["both"] == 40
@@ -130,6 +142,8 @@ def test_only_problems_of_both_are_compared(place: Path) -> None:
         (("--compare", "a", "b", "--samples", "4"), 2, "--samples has no meaning"),
         (("--compare", "a", "b", "--benchmark", "x"), 2, "--benchmark has no meaning"),
         (("--compare", "a", "b", "--dry-run"), 2, "--dry-run has no meaning"),
+        (("--compare", "a", "b", "--shard", "1/2"), 2, "--shard has no meaning"),
+        (("--run", "r1", "--round", "0", "--shard", "1/2", "--log-samples"), 2, "rstar merge"),
     ],
 )
 def test_what_can_not_be_compared_is_told(place: Path, flags: tuple[str, ...], code: int, says: str) -> None:
@@ -184,6 +198,9 @@ def test_what_was_written_can_be_read(place: Path) -> None:
         assert "<output>" in text or answer == "[invalid]"
     assert any("1 / 0" in entry["resps"][0][0] for entry in greedy), "a step that failed is there, too"
     assert {entry["exact_match"] for entry in greedy} == {0, 1}
+    done = rstar("verify", "--input", "a/log/samples_p_greedy.jsonl", "--output", "-", cwd=place)
+    graded = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["verdict"] == "correct" for row in graded] == [entry["exact_match"] == 1 for entry in greedy]
 
 
 def test_logs_can_be_had_later_and_are_equal(place: Path) -> None:
@@ -204,6 +221,10 @@ def test_rows_of_an_older_version_have_figures_and_no_log(place: Path, tmp_path:
         for sample in row["samples"]:
             del sample["text"]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    manifest = tmp_path / "old/manifest.json"
+    told = json.loads(manifest.read_bytes())
+    told["stages"]["evaluate p greedy"]["outputs"][file.name] = digest(file)._asdict()
+    manifest.write_text(json.dumps(told))
     assert "done before" in rstar(*command, "--output", "old", cwd=tmp_path).stderr
     refused = rstar(*command, "--output", "old", "--log-samples", cwd=tmp_path, check=False)
     assert refused.returncode == 3

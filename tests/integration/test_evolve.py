@@ -80,7 +80,7 @@ def test_the_report_tells_of_every_round(whole: Path) -> None:
     for entry in report["rounds"]:
         assert list(entry["eval"]) == ["test", "validation"], "the main set first"
         methods = {"greedy", "majority@4", "pass@1", "pass@4", "mcts@4"}
-        scored = {"best_of_n@4", "weighted@4"} if entry["round"] else set()
+        scored = {"best_of_n@4", "weighted@4", "mcts_top4@4"} if entry["round"] else set()
         assert set(entry["eval"]["test"]) == methods | scored
         assert entry["eval"]["test"]["greedy"]["n"] == 10
         assert entry["eval"]["test"]["mcts@4"]["n"] == 6

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from rstar_cli.config import STAGES, EvaluateConfig, GenerateConfig, parse_levels
 from rstar_cli.errors import ConfigMismatchError, DataError, UsageError
 from rstar_cli.layout import RunDir, check_unchanged
-from rstar_cli.recipe import Recipe, load_recipe
+from rstar_cli.recipe import Recipe, load_recipe, schema
+from tests.helpers import ROOT
 
 LAYERS = """
 [generate]
@@ -108,3 +111,37 @@ def test_every_key_that_differs_is_named() -> None:
         check_unchanged({"config": {"a": 1, "b": 2, "c": 3}}, {"a": 1, "b": 5}, "x", "y")
     assert "b: 2 -> 5" in str(refused.value)
     assert "c: 3 -> None" in str(refused.value)
+
+
+@pytest.mark.parametrize("recipe", [None, Path("easy-to-hard"), *sorted((ROOT / "recipes").glob("*.toml"))], ids=str)
+def test_every_recipe_that_we_ship_fits_the_schema(recipe: Path | None) -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+    jsonschema.validate(tomllib.loads(load_recipe(recipe).text), schema())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[generate]\nrolouts = 3",
+        "[genrate]",
+        "[round.two.generate]",
+        "[run]\ncount = 0",
+        "[eval.test]\nsplit = 'train'",
+    ],
+)
+def test_the_schema_refuses_what_the_reader_refuses(text: str) -> None:
+    with pytest.raises(DataError):
+        Recipe(text, "here")
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(tomllib.loads(text), schema())
+
+
+def test_the_schema_tells_of_every_key_what_it_means() -> None:
+    """Editors show it; a key without it would be one without help."""
+    tables = schema()["properties"]
+    tables["eval"] = tables["eval"]["additionalProperties"]
+    del tables["round"]
+    for table in tables.values():
+        for name, key in table["properties"].items():
+            assert key["description"], name
+            assert key.get("type") or key.get("enum"), name

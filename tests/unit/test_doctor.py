@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 import rstar_cli.doctor.checkup as checkup
+import rstar_cli.doctor.parts as parts
 from rstar_cli.doctor import examine
 from rstar_cli.doctor.attacks import Outcome
 from rstar_cli.doctor.remedies import LAYERS, System, remedies
@@ -33,7 +35,28 @@ def test_this_machine_is_told(tmp_path: Path) -> None:
     assert data["isolation"] == isolation_of([name for name, holds in data["layers"].items() if holds])
     assert len(data["self_test"]) > 10
     assert data["fit"] == all(row["held"] for row in data["self_test"] if row["promised"])
+    assert data["packages"]["torch"]["fits"]
+    assert data["engines"]["transformers"]
+    assert data["grader"] == {"fit": True, "why": ""}
     assert list(tmp_path.iterdir()) == [], "it leaves nothing"
+
+
+def test_tokens_are_told_of_and_never_told(tmp_path: Path) -> None:
+    done = rstar("doctor", cwd=tmp_path, check=False, HF_TOKEN="hf_secret", RSTAR_API_KEY="sk-secret")
+    assert "tokens" in done.stderr
+    assert "HF_TOKEN, no WANDB_API_KEY, RSTAR_API_KEY" in " ".join(done.stderr.split())
+    assert "secret" not in done.stderr + done.stdout
+
+
+def test_what_is_missing_or_too_old_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "requires", lambda _: ["torch>=99", "no-such-package>=1", 'x; extra == "y"'])
+    monkeypatch.setattr(checkup, "attack", lambda _: [])
+    monkeypatch.setattr(parts, "CASES", [("1", "2", "correct")])
+    found = examine()
+    assert [(p.name, p.fits) for p in found.packages] == [("torch", False), ("no-such-package", False)]
+    assert "no-such-package is missing (>=1 is needed)" in found.figures()["packages"]
+    assert "Install torch: pip install 'torch>=99'" in found.remedies
+    assert found.failure == "the grader says incorrect of '2' against '1', not correct"
 
 
 @linux
@@ -70,7 +93,7 @@ def test_a_sandbox_that_does_not_start_is_a_failure(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(checkup, "attack", fail)
     found = examine()
     assert "no processes left" in found.failure
-    assert found.remedies == ["End some."]
+    assert found.remedies[-1] == "End some."
     assert found.level == "none"
     assert found.figures()["isolation"] == "none"
 

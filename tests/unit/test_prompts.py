@@ -14,10 +14,12 @@ from rstar_cli.prompts import (
     parse_step,
     render_output,
     render_prompt,
+    split_prompt,
 )
 
 
 def test_prompt_is_upstreams() -> None:
+    """What its policies were trained on (`train/train_SFT.py`, `PROMPT_DICT`), with the <code> that responses begin."""
     assert render_prompt("P?") == (
         "<|user|>:\nP?\n<|assistant|>: Let's think step by step and solve the problem with code.<code>"
     )
@@ -45,6 +47,12 @@ def test_few_shot_count_is_bounded() -> None:
     assert prompt.endswith(render_prompt("Mine?"))
     with pytest.raises(ValueError, match="few_shot"):
         render_prompt("Mine?", len(FEW_SHOT) + 1)
+
+
+def test_a_prompt_is_taken_apart() -> None:
+    opening = "Let's think step by step and solve the problem with code.<code>"
+    assert split_prompt(render_prompt("Mine?\nYes", 2)) == ("Mine?\nYes", opening)
+    assert split_prompt("of another format") == ("of another format", "")
 
 
 @pytest.mark.parametrize(

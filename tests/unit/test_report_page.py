@@ -20,11 +20,25 @@ from rstar_cli.records import (
     Verdict,
 )
 from rstar_cli.report import collect
-from rstar_cli.report.charts import charts, themed
-from rstar_cli.report.gather import BINS, gather
+from rstar_cli.report.charts import charts, on_page, themed, write_charts
+from rstar_cli.report.gather import gather
 from rstar_cli.report.page import as_json, report_page, write_page
+from rstar_cli.report.searches import BINS, MOST, Searches, read_searches
 from tests.unit.test_extract import TREE, choose, rows
 from tests.unit.test_report import evaluated, figures, sampled
+
+SUBJECTS = (("geometry, and more than has room", 10), ("algebra", 30))
+NAMES = [
+    "accuracy_by_level",
+    "accuracy_by_tokens",
+    "coverage_by_level",
+    "prm_calibration",
+    "q_of_steps",
+    "dropped_candidates",
+    "kept_solutions",
+    "time_by_stage",
+    "tokens_by_stage",
+]
 
 
 @pytest.fixture
@@ -45,6 +59,7 @@ def run(tmp_path: Path) -> RunDir:
         write_manifest(files.manifest, "evaluate test greedy", {**seconds, "status": "complete"})
         if number:
             write_manifest(files.manifest, "generate", {**seconds, "tokens": {"generated": 1234}})
+            write_rows(files.problems, [Problem(id=TREE.problem_id, problem="What?", answer="12", level=3)])
             write_rows(files.trees, [TREE])
             write_rows(files.solutions, choose(TREE, rows(), 2))
             write_rows(
@@ -68,10 +83,14 @@ def scored(score: float, right: bool) -> EvalRow:
 def test_what_is_gathered(run: RunDir) -> None:
     found = gather(run)
     base, first, _ = found["rounds"]
-    assert (base["fates"], sum(base["q"]), base["choices"]) == ({}, 0, {})
-    assert first["fates"] == {"ran": len(TREE.nodes) - 2, "stopped otherwise": 1}
-    assert len(first["q"]) == BINS
-    assert sum(first["q"]) == sum(node.visits > 0 for node in TREE.nodes[1:])
+    searches = first["searches"]
+    assert (base["searches"], base["choices"], base["coverage"]) == (Searches(), {}, {})
+    assert searches.fates == {"ran": len(TREE.nodes) - 2, "stopped otherwise": 1}
+    assert len(searches.q) == BINS
+    assert sum(searches.q) == sum(node.visits > 0 for node in TREE.nodes[1:])
+    answers = [["42", "correct", 2], ["41", "incorrect", 1], ["42.0", "correct", 1]]
+    assert searches.listed == [["p", 3, "What?", "12", 3, 4, answers, {"stopped otherwise": 1}]]
+    assert first["coverage"] == {3: (1, 1)}
     assert first["choices"] == {
         Choice.KEPT: 2,
         Choice.NOT_RIGHT: 1,
@@ -87,7 +106,19 @@ def test_what_is_gathered(run: RunDir) -> None:
     }, "not the seed, which is another in each round by itself"
     assert found["problems"]["columns"] == [0, 1, 2]
     answers = [["no", "incorrect"], ["0", "correct"], ["0", "correct"]]
-    assert found["problems"]["rows"][0] == ["p0", 1, "What is <b>0</b>?", "0", answers]
+    assert found["problems"]["rows"][0] == ["p0", 1, "What is <b>0</b>?", "0", answers, None, ""]
+
+
+def test_searches_that_were_not_verified_and_too_many(run: RunDir) -> None:
+    files = run.round(1)
+    graded = [node.model_copy(update={"verdict": Verdict.INCORRECT}) if node.answer else node for node in TREE.nodes]
+    wrong = [TREE.model_copy(update={"problem_id": f"w{i}", "nodes": tuple(graded)}) for i in range(3)]
+    write_rows(files.trees, [TREE, *wrong, *[TREE.model_copy(update={"problem_id": f"t{i}"}) for i in range(MOST)]])
+    found = read_searches(files, {("p", 5): "correct"})
+    assert (found.in_all, len(found.listed)) == (MOST + 4, MOST)
+    assert [row[4] for row in found.listed[:4]] == [0, 0, 0, None], "the solved one is cut first; None: not graded"
+    assert found.listed[0][3] == "", "no gold is known"
+    assert found.listed[0][6][0] == ["42", "incorrect", 2]
 
 
 @pytest.mark.parametrize(("status", "fate"), [("error", "error"), ("timeout", "timeout"), ("memory", "out of memory")])
@@ -97,18 +128,24 @@ def test_how_a_candidate_failed(run: RunDir, status: str, fate: str) -> None:
     write_rows(
         run.round(1).trees, [TREE.model_copy(update={"nodes": (*TREE.nodes[:3], failed, *TREE.nodes[4:], twin)})]
     )
-    fates = gather(run)["rounds"][1]["fates"]
+    fates = gather(run)["rounds"][1]["searches"].fates
     assert (fates[fate], fates["duplicate"]) == (1, 1)
 
 
 def test_a_chart_for_all_there_is_to_show(run: RunDir, tmp_path: Path) -> None:
     drawn = charts(collect(run), gather(run))
-    assert len(drawn) == 8
-    for title, _, svg in drawn:
-        assert svg.startswith('<svg xmlns="http://www.w3.org/2000/svg" viewBox='), title
+    assert [chart.name for chart in drawn] == NAMES
+    for chart in drawn:
+        svg = on_page(chart)
+        assert svg.startswith('<svg xmlns="http://www.w3.org/2000/svg" viewBox='), chart.name
         assert "currentColor" in svg, "text has the page's colour"
         assert "<text" in svg, "and is text"
-    assert drawn == charts(collect(run), gather(run)), "equal runs, equal charts"
+        assert "font-family" not in svg, "in the page's font"
+        assert "<metadata" not in svg
+    files = write_charts(drawn, tmp_path / "figures")
+    assert [path.name for path in files] == [f"{name}.{kind}" for name in NAMES for kind in ("svg", "png")]
+    again = write_charts(charts(collect(run), gather(run)), tmp_path / "again")
+    assert [path.read_bytes() for path in files] == [path.read_bytes() for path in again], "equal runs, equal charts"
     (tmp_path / "none").mkdir()
     write_bytes(tmp_path / "none" / "recipe.toml", b"[run]\nseed = 7\n[eval.test]\n")
     empty = RunDir.open(tmp_path / "none")
@@ -116,21 +153,45 @@ def test_a_chart_for_all_there_is_to_show(run: RunDir, tmp_path: Path) -> None:
     assert "Nothing was evaluated yet" in report_page(collect(empty), gather(empty), "none")
 
 
+def test_subjects_and_curves_over_samples(run: RunDir) -> None:
+    """What an evaluation tells beyond accuracy is shown where it is there."""
+    told = sampled(100)
+    subjects = {name: {key: figures(right, 40)[key] for key in ("accuracy", "ci95", "n")} for name, right in SUBJECTS}
+    curve = {str(k): {key: figures(60 + k)[key] for key in ("accuracy", "ci95", "n")} for k in (1, 2, 4, 8)}
+    told["majority@8"] |= {"by_n": curve, "tokens_per_solved": 123.4}
+    told["pass@8"] |= {"by_n": curve, "theory": {"1": 0.4, "2": 0.5, "4": 0.6, "8": 0.7}}
+    told["mcts_top4@16"] = figures(120, 150)
+    evaluated(run, 2, "test", greedy={**figures(110), "by_subject": subjects}, **told)
+    report = collect(run)
+    names = [chart.name for chart in charts(report, gather(run))]
+    assert {"accuracy_by_subject", "accuracy_by_samples"} <= set(names)
+    drawn = {chart.name: on_page(chart) for chart in charts(report, gather(run))}
+    assert "geometry, and more than h" in drawn["accuracy_by_subject"]
+    assert drawn["accuracy_by_subject"].index("algebra") < drawn["accuracy_by_subject"].index("geometry")
+    assert all(label in drawn["accuracy_by_samples"] for label in (">majority<", ">pass<"))
+    assert "mcts_top4@16" in drawn["accuracy_by_tokens"]
+    page = report_page(report, gather(run), "r")
+    assert "greedy accuracy by subject" in page
+    assert "generated tokens, round 2" in page
+    assert '<td data-head="majority@8">123</td>' in page
+
+
 def test_no_text_of_a_run_is_taken_for_html(run: RunDir) -> None:
-    page = write_page(run).read_text()
+    page = write_page(run)[-1].read_text()
     assert "a&lt;b: report" in page
     assert "a<b" not in page
     assert "<b>0</b>" not in page
     assert orjson.loads(as_json(["</script>"])) == ["</script>"]
-    assert "From 35.0 % in round 0: round 2 answers 55.0 % of 200 problems of test" in page
+    assert "Of 200 problems of test, greedy decoding answers right: 35.0 % in round 0, 55.0 % in round 2" in page
     assert "/*" not in page.replace("/* ", "").split("<script>")[0].split("</style>")[1], "no place is left empty"
 
 
 def test_a_contaminated_round_is_told_at_the_top(run: RunDir) -> None:
-    assert "no held-out accuracy" not in write_page(run).read_text()
+    assert "no held-out accuracy" not in write_page(run)[-1].read_text()
     write_manifest(run.round(2).manifest, "generate", {"counts": {"contaminated": 3}})
-    page = write_page(run).read_text()
+    page = write_page(run)[-1].read_text()
     assert "Round 2 trained on 3 problems of evaluation sets" in page.split("<section>")[0]
+    assert "Rounds differ in" in page.split("<section>")[0], "their rollouts are not the same"
 
 
 def test_what_is_not_at_home_in_a_page_is_taken_out_of_an_svg() -> None:

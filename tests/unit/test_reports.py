@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -96,64 +92,6 @@ def test_a_reporter_that_is_not_installed_is_named(
         fit(base, tmp_path / "out", report_to=package)
     assert caught.value.remedy == f"Run: pip install {package}"
     assert not any(tmp_path.iterdir())
-
-
-class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as an upload needs; keeps what it was sent in `server.files`."""
-
-    server: Any
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self._answer(404, {"error": "not found"})
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.headers.get("Authorization") != "Bearer hf_right":
-            self._answer(401, {"error": "Invalid username or password."})
-        elif self.path.endswith("/repos/create"):
-            self.server.made.append(json.loads(body))
-            self._answer(200, {"url": f"{self.server.url}/me/policy", "name": "me/policy"})
-        elif "/preupload/" in self.path:
-            files = [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
-            self._answer(200, {"files": files})
-        elif "/commit/" in self.path:
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            self._answer(
-                200, {"commitUrl": f"{self.server.url}/me/policy/commit/1", "commitOid": "1", "pullRequestUrl": None}
-            )
-        else:
-            self._answer(200, {"errors": [], "warnings": []})
-
-    def _answer(self, status: int, value: object) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    from huggingface_hub import constants
-
-    server: Any = HTTPServer(("127.0.0.1", 0), Hub)
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    server.files, server.made = {}, []
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", "hf_right")
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 @pytest.fixture

@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rstar_cli.errors import DataError, MissingArtifactError
+from rstar_cli.errors import DataError, MissingArtifactError, UsageError
+from rstar_cli.extract import segments
 from rstar_cli.jsonl import write_rows
 from rstar_cli.layout import RunDir
 from rstar_cli.options import ShowPlace
+from rstar_cli.protocols import ScoreRequest, Segment
 from rstar_cli.records import Problem, StopReason
-from rstar_cli.report.tree import Shown, best_leaf, best_text, page_data, tree_text
+from rstar_cli.report.tree import Shown, best_leaf, best_text, page_data, tree_text, way_to
 from rstar_cli.stages.show import find_tree
 from tests.helpers import rstar
-from tests.unit.test_extract import TREE, VERDICTS
+from tests.unit.test_extract import TREE, VERDICTS, rows
 
 GRADED = TREE.model_copy(
     update={"nodes": tuple(n.model_copy(update={"verdict": VERDICTS.get(n.id)}) for n in TREE.nodes)}
@@ -93,7 +95,7 @@ def test_the_tree_that_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no tree of problem z: it holds 2, such as p, q"):
         find_tree(ShowPlace(run=run.root, problem="z"))
     found = find_tree(ShowPlace(trees=files.trees, problem="q"))
-    assert (found.name, found.problem) == ("file", None)
+    assert (found.name, found.problem) == ("trees.jsonl", None)
 
     done = rstar("show", "--run", str(run.root), "--problem", "q", "--best-path", cwd=tmp_path)
     assert "answer 42 correct" in done.stdout
@@ -101,3 +103,53 @@ def test_the_tree_that_is_asked_for(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["title"] == "p, round 1"
     assert "wrote tree.html" in done.stderr
     assert (tmp_path / "tree.html").read_text().startswith("<!doctype html>")
+
+
+def test_problems_of_a_file_of_trees(tmp_path: Path) -> None:
+    write_rows(tmp_path / "trees.jsonl", [GRADED])
+    write_rows(tmp_path / "asked.jsonl", [Problem(id="p", problem="What is 42?", answer="42")])
+    found = find_tree(ShowPlace(trees=tmp_path / "trees.jsonl", problems=tmp_path / "asked.jsonl"))
+    assert found.problem is not None
+    assert found.problem.problem == "What is 42?"
+    run = RunDir.create(tmp_path / "run")
+    with pytest.raises(UsageError, match="--problems goes with --trees"):
+        find_tree(ShowPlace(run=run.root, problems=tmp_path / "asked.jsonl"))
+
+
+def test_what_verify_found_is_told(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run")
+    files = run.round(1)
+    files.root.mkdir(exist_ok=True)
+    write_rows(files.trees, [GRADED])
+    assert "run again" not in text_of(best_text(find_tree(ShowPlace(run=run.root))))
+    write_rows(files.solutions, rows())
+    found = find_tree(ShowPlace(run=run.root))
+    assert found.verified == {leaf: verdict.value for leaf, verdict in VERDICTS.items()}
+    assert "run again from scratch by verify: correct" in text_of(best_text(found))
+    assert page_data(found)["verified"]["7"] == "incorrect"
+
+
+def test_a_prm_values_every_step_that_ran(scorer: Path, tmp_path: Path) -> None:
+    """As it would have while searching: a step's value is that of the solution up to it."""
+    from rstar_cli.engines.prm import TransformersScorer
+
+    write_rows(tmp_path / "trees.jsonl", [GRADED])
+    asked = {"trees": tmp_path / "trees.jsonl"}
+    assert find_tree(ShowPlace(**asked, prm="none")).tree == GRADED
+    with pytest.raises(UsageError, match="last is a run's"):
+        find_tree(ShowPlace(**asked, prm="last"))
+    run = RunDir.create(tmp_path / "run")
+    run.round(1).root.mkdir(exist_ok=True)
+    write_rows(run.round(1).trees, [GRADED])
+    with pytest.raises(MissingArtifactError, match="train-prm"):
+        find_tree(ShowPlace(run=run.root, prm="last"))
+    found = find_tree(ShowPlace(**asked, prm=str(scorer)))
+    values = {node.id: node.prm_score for node in found.tree.nodes}
+    assert [number for number, value in values.items() if value is None] == [0, 3], "the problem, and what failed"
+    prm = TransformersScorer.load(scorer, device="cpu")
+    way = way_to(GRADED, GRADED.nodes[5])
+    branch = tuple(Segment(part.text) for part in segments(way))
+    (told,) = prm.score([ScoreRequest((Segment(GRADED.prompt),), (branch,))])[0]
+    data = page_data(found)
+    assert (data["prm"], data["guided"]) == (True, False), "the search's own arithmetic had none of it"
+    assert [values[1], values[5]] == [pytest.approx(told[0], abs=1e-5), pytest.approx(told[-1], abs=1e-5)]

@@ -59,6 +59,7 @@ def test_from_the_first_stage_to_the_last(run: RunDir) -> None:
     assert told.data["tokens"] == 150
     assert told.figures["round 1"] == (*("done, 30 s",) * 4, "done, 60 s")
     assert "All rounds" in told.notes[0]
+    assert told.notes[-1] == "In all 4.0 minutes and 150 generated tokens."
 
 
 def test_a_stage_at_work_tells_how_far_it_is(run: RunDir) -> None:
@@ -69,7 +70,7 @@ def test_a_stage_at_work_tells_how_far_it_is(run: RunDir) -> None:
         at._written = 0.0  # as two seconds later
         at.update(20, "61% solved")
         told = status(run)
-        assert told.notes == ["at work: generate round 1: 20 of 40  61% solved  left 0 s"]
+        assert told.notes[:-1] == ["at work: generate round 1: 20 of 40  61% solved  left 0 s"]
         assert told.next_command is None
         assert told.data["at_work"][0]["process"] == os.getpid()
     assert not run.progress.exists()

@@ -16,6 +16,9 @@ const WORDS = {
   duplicate: "Dropped: the same text as an earlier candidate.", depth: "It ran, but stands at the depth limit.",
 };
 
+const WHY = { malformed: "no step: no closing tag, or tags out of order", duplicate: "the same text as an earlier one" };
+const MOST = 12;
+
 const up = (id) => { const way = []; for (let n = nodes[id]; n; n = nodes[n.parent]) way.push(n.id); return way.reverse(); };
 const ways = data.rollouts.map((r) => up(r.leaf));
 const leaves = nodes.filter((n) => n.stop === "answer" && n.visits);
@@ -57,7 +60,7 @@ function make(tag, name, ...inside) {
   made.append(...inside.map((x) => (typeof x === "string" ? text(x) : x)));
   return made;
 }
-const two = (x) => (x === null || x === undefined || Number.isNaN(x) ? "–" : (x < 0 ? "−" : "") + Math.abs(x).toFixed(2));
+const two = (x) => (x === null || x === undefined || Number.isNaN(x) ? "–" : (x <= -0.005 ? "−" : "") + Math.abs(x).toFixed(2));
 
 function score(value) {
   const box = make("span", "score");
@@ -78,7 +81,16 @@ function mark(n) {
   return make("span", `mark ${VALID.has(n.stop) ? "" : "other"}`, MARKS[n.stop]);
 }
 
-const title = (n) => (n.id === 0 ? "the problem" : n.stop === "answer" ? `answer ${n.answer ?? "none"}` : n.code.split("\n").map((l) => l.trim()).filter(Boolean).join("  ") || n.text.trim() || "(empty)");
+// A step in a line: its comment, then its code; what it imports is left out where there is more.
+function line(n) {
+  if (n.id === 0) return make("span", "line", "the problem");
+  if (n.stop === "answer") return make("span", "line", `answer ${n.answer ?? "none"}`);
+  const lines = n.code.split("\n").map((l) => l.trim()).filter(Boolean), own = lines.filter((l) => !/^(from|import)\s/.test(l));
+  const shown = own.some((l) => !l.startsWith("#")) ? own : lines;
+  if (!shown.length) return make("span", "line", n.text.trim() || "(empty)");
+  const parts = shown.map((l) => (l.startsWith("#") ? make("span", "c", l) : l));
+  return make("span", "line", ...parts.flatMap((part, i) => (i ? ["  ", part] : [part])));
+}
 
 function row(id, place, way) {
   const n = nodes[id], inner = n.children.some((c) => state.keep.has(c));
@@ -90,7 +102,7 @@ function row(id, place, way) {
   made.setAttribute("aria-level", n.depth + 1);
   made.setAttribute("aria-selected", id === state.chosen);
   if (inner) made.setAttribute("aria-expanded", state.open.has(id));
-  const step = make("span", "step", make("span", "twist", inner ? (state.open.has(id) ? "▾" : "▸") : ""), mark(n), make("span", "line", title(n)));
+  const step = make("span", "step", make("span", "twist", inner ? (state.open.has(id) ? "▾" : "▸") : ""), mark(n), line(n));
   step.style.paddingLeft = `${Math.min(n.depth, 14) * INDENT}px`;
   const visits = seen.n[id];
   made.append(step, make("span", "count", visits ? String(visits) : ""), score(visits ? seen.w[id] / visits : null), score(n.prm_score));
@@ -108,7 +120,7 @@ function draw() {
 
 function refresh() {
   state.rows = visible();
-  el("shown").textContent = `${state.rows.length.toLocaleString("en")} of ${nodes.length.toLocaleString("en")} nodes in view`;
+  el("shown").textContent = state.keep.size === 1 && nodes.length > 1 ? "none of these in this tree" : `${state.rows.length.toLocaleString("en")} of ${nodes.length.toLocaleString("en")} nodes in view`;
   draw();
 }
 
@@ -136,7 +148,7 @@ function choice(id, at) {
   const np = Math.max(1, before.n[id]), c0 = data.exploration;
   const total = there.reduce((sum, c) => sum + Math.exp(nodes[c].prior ?? 0), 0) || 1;
   return there.map((c) => {
-    const n = nodes[c], prm = n.prm_score, extra = prm === null ? 0 : 1;
+    const n = nodes[c], prm = data.guided ? n.prm_score : null, extra = prm === null ? 0 : 1;
     const visits = before.n[c] + extra, q = visits ? (before.w[c] + (prm ?? 0)) / visits : 0;
     const p = Math.exp(n.prior ?? 0);
     let sum = "", value = null;
@@ -153,9 +165,9 @@ function choice(id, at) {
 }
 
 const RULES = {
-  uct: "UCB = W/N + c·√(ln N of the parent / N); a step that was never visited comes first. A PRM's value counts as one visit. Steps below which nothing new is left are not entered again.",
+  uct: "UCB = W/N + c·√(ln N of the parent / N); a step that was never visited comes first. A PRM's value counts as one visit. A step that is over, since nothing new is left below it, is not entered again.",
   puct: "Q + c·P·√(N of the parent) / (1 + N), P the policy's share among the candidates.",
-  mcts: "Q + c·P·√(N of the parent) / (1 + N) for known steps; the rest of the probability stands for a new one, which is then sampled without replacement. Steps below which nothing new is left are not entered again.",
+  mcts: "Q + c·P·√(N of the parent) / (1 + N) for known steps; the rest of the probability stands for a new one, which is then sampled without replacement. A step that is over, since nothing new is left below it, is not entered again.",
   swor: "A step is drawn in proportion to its probability times the share of it that is still to be seen: nothing is sampled twice.",
   "best-of-n": "Each rollout is an independent sample.",
 };
@@ -164,24 +176,82 @@ function choices(id) {
   const at = state.at, way = ways[at - 1];
   if (!el("slider").dataset.used || at < 1 || !way.includes(id) || id === way[way.length - 1]) return [];
   const rows = choice(id, at), formula = rows.some((r) => r.sum);
-  const head = make("tr", "", ...["next step", "N", "Q", "P", ...(formula ? ["arithmetic", "score"] : [])].map((h) => make("th", "", h)));
-  const table = make("table", "", head, ...rows.map((r) => make("tr", r.taken ? "taken" : "",
-    make("td", "", `${r.taken ? "→ " : ""}#${r.id}${r.fresh && r.taken ? " (new)" : r.over ? " (not entered again)" : ""}`), make("td", "", String(r.visits)), make("td", "", two(r.q)), make("td", "", r.p.toFixed(3)),
+  const prior = data.method !== "uct";  // whose choice it has no part in
+  const heads = ["next step", "N", "Q", ...(prior ? ["P"] : []), ...(formula ? ["arithmetic", "score"] : [])];
+  const table = make("table", "choices", make("tr", "", ...heads.map((h) => make("th", "", h))), ...rows.map((r) => make("tr", r.taken ? "taken" : "",
+    make("td", "", `${r.taken ? "→ " : ""}#${r.id}`, make("small", "", r.fresh && r.taken ? " new" : r.over ? " over" : "")),
+    make("td", "", String(r.visits)), make("td", "", two(r.q)), ...(prior ? [make("td", "", r.p.toFixed(3))] : []),
     ...(formula ? [make("td", "", r.sum), make("td", "", r.value === Infinity ? "∞" : two(r.value))] : []))));
   return [make("h3", "", `What rollout ${at} chose here`), make("div", "scrolls", table), make("p", "hint", RULES[data.method] || "")];
 }
 
+// What the search came to: its answers and its dropped candidates, each a way into the tree.
+function outcome() {
+  const right = leaves.filter((n) => n.verdict === "correct").length, graded = leaves.some((n) => n.verdict);
+  const found = new Map();
+  leaves.forEach((n) => {
+    const key = JSON.stringify([n.answer, n.verdict]);
+    found.set(key, [...(found.get(key) || []), n]);
+  });
+  const groups = [...found.values()].sort((a, b) => b.length - a.length);
+  const many = (count, one, more) => `${count.toLocaleString("en")} ${count === 1 ? one : more}`;
+  let told = "No rollout came to an answer.";
+  if (leaves.length && !graded) told = `${many(leaves.length, "solution", "solutions")}, not graded.`;
+  else if (right) told = `Solved: ${right} of ${many(leaves.length, "finished solution", "finished solutions")} ${right === 1 ? "is" : "are"} right.`;
+  else if (leaves.length) told = `Not solved: none of ${many(leaves.length, "finished solution", "finished solutions")} is right. The commonest answer is ${groups[0][0].answer ?? "none"} (${many(groups[0].length, "time", "times")})${data.gold ? `, the gold answer ${data.gold}` : ""}.`;
+  return [make("p", "told", told), ...listed("Its answers", ["answer", "verdict", "times"], groups.map((group) => [
+    group[0].id, group[0].answer ?? "none", mark(group[0]), String(group.length),
+  ])), ...listed("Dropped candidates", ["why", "", "times"], dropped())];
+}
+
+function dropped() {
+  const found = new Map();
+  nodes.filter((n) => n.id && !VALID.has(n.stop)).forEach((n) => {
+    const why = n.stop === "failed" ? (n.error || n.status || "failed").trim().split("\n").pop() : WHY[n.stop];
+    found.set(why, [...(found.get(why) || []), n]);
+  });
+  return [...found].sort((a, b) => b[1].length - a[1].length).map(([why, all]) => [all[0].id, why, mark(all[0]), String(all.length)]);
+}
+
+// A table whose rows lead to a step.
+function listed(heading, heads, rows) {
+  if (!rows.length) return [];
+  const table = make("table", "links", make("tr", "", ...heads.map((h) => make("th", "", h))), ...rows.slice(0, MOST).map(([id, first, ...rest]) => {
+    const link = make("button", "link", first);
+    link.type = "button";
+    link.addEventListener("click", () => goNear(id));
+    return make("tr", "", make("td", "", link), ...rest.map((cell) => make("td", "", cell)));
+  }));
+  const more = rows.length > MOST ? [make("p", "hint", `and ${rows.length - MOST} more`)] : [];
+  return [make("h3", "", heading), table, ...more];
+}
+
+function goNear(id) {
+  if (!FILTERS[state.filter](nodes[id])) { state.filter = "all"; el("filter").value = "all"; }
+  choose(id);
+}
+
+function facts(n) {
+  const chance = n.prm_score === null ? "" : `, a chance of ${Math.round(50 + 50 * n.prm_score)} %`;
+  const known = [["visits N", String(n.visits)], ["mean reward Q (−1 to 1)", n.visits ? two(n.q) : "–"]];
+  if (n.id) known.push(["log-probability by the policy, nats", two(n.prior)]);
+  if (data.verified[n.id]) known.push(["run again from scratch", data.verified[n.id].replace("_", " ")]);
+  if (n.id) known.push(["PRM value (−1 to 1)", data.prm ? two(n.prm_score) + chance : "not asked (rstar show --prm last)"]);
+  return [make("h3", "", "At the end of the search"), make("table", "", ...known.map(([k, v]) => make("tr", "", make("td", "", k), make("td", "", v))))];
+}
+
 function detail() {
   const n = nodes[state.chosen], box = el("detail"), parts = [];
-  parts.push(make("h2", "", n.id === 0 ? "The problem" : `Step #${n.id}, depth ${n.depth}`));
-  if (n.id === 0) parts.push(make("p", "hint", "Choose a step to read it. Arrow keys move, open and close; [ and ] go through the rollouts."));
-  else parts.push(make("p", "hint", n.stop === "answer" && n.verdict ? `${WORDS.answer} Verdict: ${n.verdict.replace("_", " ")}.` : WORDS[n.stop]));
+  parts.push(make("h2", "", n.id === 0 ? "The problem" : n.stop === "answer" ? `Answer #${n.id}, depth ${n.depth}` : `Step #${n.id}, depth ${n.depth}`));
+  if (n.id === 0) parts.push(...(el("slider").dataset.used ? [] : outcome()));
+  else parts.push(make("p", "hint", n.stop === "answer" && n.verdict ? `${WORDS.answer} Verdict: ${n.verdict.replace("_", " ")}${data.gold && n.verdict !== "correct" ? `; the gold answer is ${data.gold}` : ""}.` : WORDS[n.stop]));
   parts.push(...choices(n.id));
   if (n.id) parts.push(make("h3", "", n.stop === "answer" ? "What it wrote" : "Its code"), n.stop === "answer" ? make("pre", "", n.text.trim()) : python(n.code || n.text.trim()));
   if (n.stdout) parts.push(make("h3", "", "What it printed"), make("pre", "", n.stdout));
   if (n.error) parts.push(make("h3", "", `What became of it: ${n.status}`), make("pre", "", n.error));
-  const facts = [["visits N", String(n.visits)], ["mean reward Q", n.visits ? two(n.q) : "–"], ["log-probability (policy)", two(n.prior)], ["PRM value", two(n.prm_score)]];
-  parts.push(make("h3", "", "At the end of the search"), make("table", "", ...facts.map(([k, v]) => make("tr", "", make("td", "", k), make("td", "", v)))));
+  if (n.stop === "answer") parts.push(make("h3", "", "The whole program"), python(up(n.id).map((id) => nodes[id].code).filter(Boolean).join("\n")));
+  parts.push(...facts(n));
+  if (n.id === 0) parts.push(make("p", "hint", "Choose a step to read it. Arrow keys move, open and close; [ and ] go through the rollouts."));
   box.replaceChildren(...parts);
   box.scrollTop = 0;
 }
@@ -259,7 +329,11 @@ el("rows").addEventListener("click", (event) => {
 });
 el("scroll").addEventListener("scroll", draw);
 addEventListener("resize", draw);
-el("filter").addEventListener("change", (event) => { state.filter = event.target.value; refresh(); });
+el("filter").addEventListener("change", (event) => {
+  state.filter = event.target.value;
+  if (["right", "wrong", "dropped"].includes(state.filter)) nodes.filter(FILTERS[state.filter]).forEach((n) => up(n.parent ?? 0).forEach((id) => state.open.add(id)));
+  refresh();
+});
 el("open").addEventListener("click", () => { nodes.forEach((n) => state.open.add(n.id)); refresh(); });
 el("close").addEventListener("click", () => { state.open = new Set([0]); choose(0); });
 el("best").addEventListener("click", () => { if (data.best !== null) { up(data.best).forEach((id) => state.open.add(id)); choose(data.best); } });

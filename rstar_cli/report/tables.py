@@ -1,0 +1,252 @@
+"""The tables of the report page, as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from rstar_cli.report.collect import series, shown_methods, told_methods
+from rstar_cli.report.searches import MOST
+
+_COUNTS = {
+    "problems": "problems searched",
+    "solved": "with a right solution",
+    "solutions": "finished solutions",
+    "sft": "rows for the policy",
+    "pairs": "pairs for the PRM",
+    "step labels": "labelled solutions for the PRM",
+}
+_PAIRS = {"all": "all pairs", "step": "pairs of steps", "solution": "pairs of solutions"}
+_KEEP = {
+    "all": "all problems",
+    "wrong": "wrong in the last round",
+    "right": "right in the last round",
+    "learnt": "learnt: wrong at first, right at last",
+    "lost": "lost: right once, wrong at last",
+    "never": "never right",
+}
+_SOLVED = {"unsolved": "not solved", "solved": "solved", "all": "all searches"}
+
+
+def table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "", *, raw: bool = False) -> str:
+    """A table under a heading; cells are escaped unless they are HTML already (`raw`).
+
+    Args:
+        title: of the table.
+        heads: of its columns; all empty: there is no row of heads.
+        rows: cells by row.
+        kind: `words`: text, not numbers; `cards`: on a phone each row is a block of its own, a line a cell.
+        raw: see above.
+    """
+    text = (lambda cell: cell) if raw else escape
+    named = [escape(name) for name in heads]
+    head = "".join(f"<th>{name}</th>" for name in named)
+    body = "".join(
+        "<tr>" + "".join(f'<td data-head="{n}">{text(c)}</td>' for n, c in zip(named, row, strict=True)) + "</tr>"
+        for row in rows
+    )
+    top = f"<thead><tr>{head}</tr></thead>" if any(heads) else ""
+    return (
+        f'<h3>{escape(title)}</h3><div class="scrolls"><table class="{kind}">{top}<tbody>{body}</tbody></table></div>'
+    )
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] in percent, with a decimal."""
+    return f"{100 * share:.1f} %"
+
+
+def accuracies(report: dict[str, Any]) -> list[str]:
+    """The main set by method; other sets by all their methods, those of greedy decoding alone in one table."""
+    if not report["sets"]:
+        return []
+    main, *others = report["sets"]
+    plain = [name for name in others if shown_methods(report, name) == ["greedy"]]
+    tables = [
+        _by_round(f"{name}: accuracy by method", {m: series(report, name, m) for m in told_methods(report, name)})
+        for name in report["sets"]
+        if name == main or name not in plain
+    ]
+    if costs := _costs(report):
+        tables.insert(1, costs)
+    if plain:
+        tables.append(
+            _by_round("Other sets: greedy accuracy", {name: series(report, name, "greedy") for name in plain})
+        )
+    return tables
+
+
+def _by_round(title: str, columns: dict[str, dict[int, dict[str, Any]]]) -> str:
+    """A row a round, a column a method or set: accuracy over its 95 % interval."""
+    numbers = sorted({number for figures in columns.values() for number in figures})
+    rows = [[f"round {n}", *(_told(figures.get(n)) for figures in columns.values())] for n in numbers]
+    counts = ["problems", *(str(max((f["n"] for f in found.values()), default="")) for found in columns.values())]
+    return table(f"{title}, 95 % intervals", ["", *columns], [*rows, counts], "cards", raw=True)
+
+
+def _costs(report: dict[str, Any]) -> str:
+    """Generated tokens of the main set's methods in the last round that evaluated it."""
+    main = report["sets"][0]
+    number, found = next((e["round"], e["eval"][main]) for e in reversed(report["rounds"]) if main in e["eval"])
+    methods = [method for method in told_methods(report, main) if method in found]
+    rows = [["a problem", *(f"{found[method]['tokens'] / found[method]['n']:,.0f}" for method in methods)]]
+    solved = [found[method].get("tokens_per_solved") for method in methods]
+    if any(solved):
+        rows.append(["a solved problem", *("–" if cost is None else f"{cost:,.0f}" for cost in solved)])
+    return table(f"{main}: generated tokens, round {number}", ["", *methods], rows, "cards")
+
+
+def _told(figures: dict[str, Any] | None) -> str:
+    if figures is None:
+        return "–"
+    low, high = figures["ci95"]
+    return f"{percent(figures['accuracy'])}<small>{percent(low)} to {percent(high)}</small>"
+
+
+def subjects(report: dict[str, Any]) -> str:
+    """Greedy accuracy on the main set by subject and round, where its problems have subjects."""
+    found = series(report, report["sets"][0], "greedy") if report["sets"] else {}
+    names = sorted({name for figures in found.values() for name in figures.get("by_subject") or {}})
+    if not names:
+        return ""
+    rows = [[escape(name), *(_told((f.get("by_subject") or {}).get(name)) for f in found.values())] for name in names]
+    heads = ["", *(f"round {number}" for number in found)]
+    return table(f"{report['sets'][0]}: greedy accuracy by subject, 95 % intervals", heads, rows, "cards", raw=True)
+
+
+def reward_models(report: dict[str, Any]) -> str:
+    """How often each round's PRM ranks held-out pairs right."""
+    known = {entry["round"]: entry["prm"] for entry in report["rounds"] if "prm" in entry}
+    kinds = [kind for kind in _PAIRS if any(kind in found for found in known.values())]
+    columns = {_PAIRS[kind]: {n: found[kind] for n, found in known.items() if kind in found} for kind in kinds}
+    numbers = list(known)
+    rows = [[f"round {n}", *(_counted(figures.get(n)) for figures in columns.values())] for n in numbers]
+    title = "Process reward model (PRM): held-out pairs ranked right, 95 % intervals"
+    return table(title, ["", *columns], rows, "cards", raw=True) if known else ""
+
+
+def _counted(figures: dict[str, Any] | None) -> str:
+    return "–" if figures is None else _told(figures).replace("</small>", f", n = {figures['n']}</small>")
+
+
+def training_data(report: dict[str, Any]) -> str:
+    """What each round's searches left to train on."""
+    known = {entry["round"]: entry["counts"] for entry in report["rounds"] if "counts" in entry}
+    rows = [
+        [told, *(f"{counts[key]:,}" if key in counts else "–" for counts in known.values())]
+        for key, told in _COUNTS.items()
+        if any(key in counts for counts in known.values())
+    ]
+    return table("Training data", ["", *(f"round {n}" for n in known)], rows) if rows else ""
+
+
+def asked(report: dict[str, Any], problems: dict[str, Any]) -> str:
+    """The main set's problems with each round's answers, which the page's script fills in."""
+    if not problems["columns"]:
+        return ""
+    heads = ["problem", "gold", *(f"round {number}" for number in problems["columns"])]
+    if problems["sampled"] is not None:
+        heads.append(f"samples of round {problems['sampled']}")
+    about = "Answers of greedy decoding"
+    if problems["sampled"] is not None:
+        about += (
+            "; of samples how often each answer came, and the PRM's mean value of it (−1 to 1), where there is a PRM"
+        )
+    return _finder("problems", f"Problems of {report['sets'][0]}", f"{about}.", heads, _KEEP)
+
+
+def listed_searches(rounds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By round that was searched, {round, rows, in_all}: see `Searches`."""
+    return [
+        {"round": entry["round"], "rows": entry["searches"].listed, "in_all": entry["searches"].in_all}
+        for entry in rounds
+        if entry["searches"].listed
+    ]
+
+
+def searched(searches: Sequence[dict[str, Any]]) -> str:
+    """Training problems and what their searches came to, which the page's script fills in."""
+    if not searches:
+        return ""
+    heads = ["problem", "gold", "right solutions", "answers", "dropped steps"]
+    cut = f" Of a round with more than {MOST:,}, these are the unsolved ones first." if _any_cut(searches) else ""
+    about = "Why a search failed: the answers it came to, the commonest first, and the candidate steps that were "
+    about += f"dropped.{cut} Step by step, with the PRM's value of each: "
+    about += "<code>rstar show --round N --problem ID --prm last --html tree.html</code>"
+    rounds = {str(entry["round"]): f"round {entry['round']}" for entry in reversed(searches)}
+    return _finder("searches", "Searches of training problems", about, heads, _SOLVED, rounds)
+
+
+def _any_cut(searches: Sequence[dict[str, Any]]) -> bool:
+    return any(entry["in_all"] > len(entry["rows"]) for entry in searches)
+
+
+def _finder(
+    name: str,
+    title: str,
+    about: str,
+    heads: Sequence[str],
+    choices: dict[str, str],
+    rounds: dict[str, str] | None = None,
+) -> str:
+    """A table that is searched, filtered and leafed through: its frame; `about` is HTML."""
+    selects = [(f"{name}-keep", "Which problems", choices)]
+    if rounds is not None:
+        selects.insert(0, (f"{name}-round", "Which round", rounds))
+    options = "".join(
+        f'<select id="{key}" aria-label="{label}">'
+        + "".join(f'<option value="{value}">{text}</option>' for value, text in values.items())
+        + "</select>"
+        for key, label, values in selects
+    )
+    named = "".join(f"<th>{escape(head)}</th>" for head in heads)
+    return f"""<section>
+  <h2 id="{name}-part">{escape(title)}</h2>
+  <p class="hint">{about}</p>
+  <div class="tools">
+    <input id="{name}-search" type="search" placeholder="words of the problem" aria-label="Words of the problem">
+    {options}
+    <button id="{name}-back" type="button" aria-label="Page back">&#9664;</button>
+    <button id="{name}-on" type="button" aria-label="Page on">&#9654;</button>
+    <span id="{name}-count" class="hint" aria-live="polite"></span>
+  </div>
+  <div class="scrolls"><table class="words cards"><thead><tr>{named}</tr></thead>
+  <tbody id="{name}"></tbody></table></div>
+</section>"""
+
+
+def cost(rounds: Sequence[dict[str, Any]]) -> str:
+    """Seconds and generated tokens of each stage, by round."""
+    stages = list(dict.fromkeys(name for entry in rounds for name in entry["stages"]))
+    rows = []
+    for stage in stages:
+        told = [entry["stages"].get(stage) for entry in rounds]
+        cells = ["–" if t is None else f"{_seconds(t['seconds'])}<small>{_tokens(t)}</small>" for t in told]
+        rows.append([escape(stage), *cells])
+    if not rows:
+        return ""
+    heads = ["", *(f"round {entry['round']}" for entry in rounds)]
+    return table("Time and generated tokens", heads, rows, "cards", raw=True)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def _tokens(stage: dict[str, Any]) -> str:
+    """A stage's tokens, and that it is not done where it is not."""
+    told = [f"{stage['tokens']:,} tokens"] if stage["tokens"] else []
+    return ", ".join([*told, *(["not done yet"] if stage["status"] in ("running", "stopped") else [])])
+
+
+def changed_settings(changed: Iterable[dict[str, Any]]) -> str:
+    """Settings that are not the same in all rounds."""
+    rows = [
+        [entry["stage"], entry["setting"], ", ".join(f"round {n}: {value}" for n, value in entry["values"].items())]
+        for entry in changed
+    ]
+    if not rows:
+        return ""
+    heads = ["stage", "setting", "values"]
+    return f'<div id="changed">{table("Settings that differ between rounds", heads, rows, "words cards")}</div>'
