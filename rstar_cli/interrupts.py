@@ -20,7 +20,7 @@ GRACE_SECONDS = 20.0
 """In which what is in flight may be finished: batch systems leave 30 between SIGTERM and SIGKILL."""
 CLOSING_SECONDS = 8.0
 """In which files, engines and sandboxes may be closed after that."""
-LAST_SECONDS = 4.0
+LAST_SECONDS = 3.0
 """The same after a second signal; then the process is gone, whatever it does."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
