@@ -26,7 +26,12 @@ from tests.helpers import ROOT
 
 INJECTED = Path(__file__).parent / "injected"
 """Folder of a `sitecustomize.py`: with it on PYTHONPATH a process kills itself at a moment, or its clock jumps."""
-CLOCKED = ("manifest.json", "report.html", "train_log.jsonl")
+CLOCKED = (
+    "manifest.json",
+    "report.html",
+    "train_log.jsonl",
+    *(f"{what}_by_stage.{kind}" for what in ("time", "tokens") for kind in ("svg", "png")),
+)
 """Files that hold clock times."""
 ENDS_WITHIN = 8.0
 """Seconds after a run's end in which everything of it has to be gone."""

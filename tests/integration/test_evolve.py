@@ -54,7 +54,12 @@ rollouts = 4
 rollout-style = "complete"
 in-flight = 2
 """
-CLOCKED = ("manifest.json", "report.html", "train_log.jsonl")
+CLOCKED = (
+    "manifest.json",
+    "report.html",
+    "train_log.jsonl",
+    *(f"{what}_by_stage.{kind}" for what in ("time", "tokens") for kind in ("svg", "png")),
+)
 ENV = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
