@@ -87,7 +87,7 @@ def test_killed_between_temporary_file_and_rename(whole: Whole, tmp_path: Path, 
 @pytest.mark.parametrize("before", [False, True], ids=["after", "instead"])
 @pytest.mark.parametrize("name", ["generate", "verify", "evaluate"])
 def test_killed_at_any_other_change(whole: Whole, tmp_path: Path, name: str, before: bool) -> None:
-    """Syncs, truncations, removals, and every ninth write (`instead`: a row is torn)."""
+    """Syncs, truncations, removals, and every nineteenth write (`instead`: a row is torn)."""
     assert killed_at_each(whole, tmp_path, name, "fsync,ftruncate,unlink", before=before) > 3
     assert killed_at_each(whole, tmp_path, name, "write", before=before, first=2, every=19) > 2
 

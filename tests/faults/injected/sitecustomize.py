@@ -32,10 +32,12 @@ def _kill_at(event, kinds, before):
                 if kind == "write":
                     function(args[0], args[1][: len(args[1]) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
-            done = function(*args, **more)
-            if seen == event:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return done
+            now = seen == event
+            try:
+                return function(*args, **more)
+            finally:  # whatever came of it
+                if now:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
         return call
 
