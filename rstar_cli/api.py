@@ -24,11 +24,14 @@ from typing import Any
 from rstar_cli.config import EvolveConfig
 from rstar_cli.jsonl import read_rows
 from rstar_cli.layout import RunDir
+from rstar_cli.options import ExportPlace, MergePlace
 from rstar_cli.records import PairRow, SftRow, SolutionRow, StepLabelRow, Tree
 from rstar_cli.report.collect import collect
 from rstar_cli.rounds import Outcome, run_stage
 from rstar_cli.rounds import evolve as loop
 from rstar_cli.stages.common import Summary
+from rstar_cli.stages.export import export
+from rstar_cli.stages.merge import merge
 
 
 class Run:
@@ -75,6 +78,14 @@ class Run:
             settings: those of `rstar evolve`, such as `rounds`.
         """
         return loop(self.dir, self.dir.recipe.stage(EvolveConfig, "evolve", 0, settings), tell)
+
+    def export(self, format: str, output: Path | str, **settings: Any) -> Summary:
+        """Write training rows in one of TRL's formats; see `rstar export --help`."""
+        return export(ExportPlace(run=self.dir.root, format=format, output=output, **settings), self.dir)
+
+    def merge(self, round: int = 1) -> Summary:
+        """Join the shards of a round (`generate(1, shard="1/4")`)."""
+        return merge(MergePlace(run=self.dir.root, round=round), self.dir)
 
     def report(self) -> dict[str, Any]:
         """What was measured, round by round: what `report.json` holds."""

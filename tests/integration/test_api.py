@@ -47,6 +47,16 @@ def test_functions_leave_what_the_commands_leave(recipe: Path, tmp_path: Path) -
     assert all(pair.weight > 0 for pair in run.pairs())
     assert run.report()["rounds"][0]["eval"]["test"]["greedy"]["n"] == 5
     assert run.generate(rollouts=4, limit=3).done_before
+    assert run.export("stepwise", tmp_path / "steps.jsonl").data["rows"] == len(list(run.step_labels()))
+
+
+def test_shards(recipe: Path, tmp_path: Path) -> None:
+    whole, parts = Run(tmp_path / "whole", recipe), Run(tmp_path / "parts", recipe)
+    whole.generate()
+    for shard in ("1/2", "2/2"):
+        parts.generate(shard=shard)
+    parts.merge()
+    assert list(parts.trees()) == list(whole.trees())
 
 
 def test_what_is_wrong_is_raised_as_the_command_tells_it(recipe: Path, tmp_path: Path) -> None:

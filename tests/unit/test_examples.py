@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import string
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,7 @@ import typer
 
 from rstar_cli.cli import app
 from rstar_cli.cli_examples import EXAMPLES
+from tests.helpers import ROOT
 
 LINES = [line for examples in EXAMPLES.values() for line, _ in examples]
 
@@ -57,3 +60,25 @@ def test_an_example_is_a_command_that_parses(line: str) -> None:
 def test_what_does_not_parse_is_seen(line: str) -> None:
     with pytest.raises(Exception, match=r"No such option|valid integer|requires 2 arguments"):
         parse(line.split())
+
+
+def documented() -> Iterator[str]:
+    """Every command in the shell blocks of our documents."""
+    for name in ("README.md", "recipes/README.md", "CONTRIBUTING.md"):
+        text = (ROOT / name).read_text()
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                if not line.startswith("rstar "):
+                    continue
+                words = shlex.split(string.Template(line).safe_substitute(SEED="1", OBJECTIVE="orm"), comments=True)
+                if "..." not in words:
+                    yield shlex.join(words)
+
+
+@pytest.mark.parametrize("line", sorted(set(documented())))
+def test_a_documented_command_parses(line: str) -> None:
+    parse(shlex.split(line)[1:])
+
+
+def test_the_documents_hold_commands() -> None:
+    assert len(set(documented())) > 20
