@@ -1,7 +1,13 @@
-"""Random models of any size, with the embedded tokenizer: to measure speed and memory, which hang on no weight."""
+"""Random models of any size, with the embedded tokenizer: to measure speed and memory, which hang on no weight.
+
+One may also be the beginning of a model that is trained from scratch (recipes/gpu_small.sh):
+`python -m rstar_cli.bench.random_model --millions 100 --output DIR`.
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +57,18 @@ def _config(parameters: float, tokenizer: Any) -> Any:
         pad_token_id=tokenizer.pad_token_id,
         rstar_steps=True,
     )
+
+
+def main() -> None:
+    """Read the command line and save a model."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--millions", type=float, default=100, help="of parameters")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True)
+    given = parser.parse_args()
+    count = save_random_model(given.output, given.millions * 1e6, given.seed)
+    sys.stderr.write(f"wrote a random model of {count:,} parameters to {given.output}\n")
+
+
+if __name__ == "__main__":
+    main()

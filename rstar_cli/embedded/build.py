@@ -3,6 +3,8 @@
 `embedded`: the teacher (`teacher.py`) demonstrates freshly drawn problems of the training split, each shown once or a
 few times: first short ones, so that the model learns to read, copy numbers and write the step format; then all levels.
 `embedded-easy`: right solutions of short problems alone (`easy.py`), in the first model's tokens. A few CPU minutes.
+With `--rows FILE` instead of `--output` their demonstrations are written, for a model of another size that
+`rstar train-policy --input FILE` trains (recipes/gpu_small.sh).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING
 from rstar_cli.embedded.easy import lessons
 from rstar_cli.embedded.teacher import demonstrate
 from rstar_cli.embedded.tokenizer import build_tokenizer, collect_pieces
+from rstar_cli.jsonl import write_rows
 from rstar_cli.layout import model_path
 from rstar_cli.problems.synthetic import make_worked
 from rstar_cli.tokens import IGNORED, StepTokenizer
@@ -231,8 +234,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", choices=("embedded", "embedded-easy"), default="embedded")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, required=True)
+    made = parser.add_mutually_exclusive_group(required=True)
+    made.add_argument("--output", type=Path, help="the checkpoint directory")
+    made.add_argument("--rows", type=Path, help="a file for the demonstrations, instead of a model")
     given = parser.parse_args()
+    if given.rows is not None:
+        courses = misled(given.seed) if given.model == "embedded" else easy(given.seed)
+        count = write_rows(given.rows, (row for course in courses for row in course.rows))
+        sys.stderr.write(f"wrote {count:,} demonstrations to {given.rows}\n")
+        return
 
     import torch
 

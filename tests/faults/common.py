@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,10 +158,19 @@ def manifest_of(run: Path, number: int) -> dict[str, Any]:
     return stages
 
 
+_ELDERS: set[int] = set()
+
+
+def note_elders() -> None:
+    """Remember which children this process has already, such as another test's browser: they are nobody's orphans."""
+    _ELDERS.clear()
+    _ELDERS.update(child.pid for child in psutil.Process().children(recursive=True))
+
+
 def left_behind() -> list[str]:
     """Processes of runs that have ended: this process has become their parent. Dead ones are buried."""
     left = []
-    for child in psutil.Process().children(recursive=True):
+    for child in _descendants(psutil.Process()):
         with contextlib.suppress(psutil.NoSuchProcess):
             if child.status() != psutil.STATUS_ZOMBIE:
                 left.append(" ".join(child.cmdline())[:200])
@@ -169,6 +178,14 @@ def left_behind() -> list[str]:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(child.pid, os.WNOHANG)
     return left
+
+
+def _descendants(process: psutil.Process) -> Iterator[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in process.children():
+            if child.pid not in _ELDERS:
+                yield child
+                yield from _descendants(child)
 
 
 def all_gone() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.common import all_gone
+from tests.faults.common import all_gone, note_elders
 from tests.faults.runs import Whole
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -26,6 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def no_orphans() -> Iterator[None]:
     """What outlives a run becomes our child; in the end nothing of any run may be left."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    note_elders()
     yield
     all_gone()
 
