@@ -1,8 +1,8 @@
 #!/bin/sh
 # A model of 100 million parameters from scratch on one GPU: sh recipes/gpu_small.sh
 #   MILLIONS   of parameters (100)
-# It is shown the quickstart's demonstrations, wrong by concept in a fifth of them, and then teaches itself problems of
-# levels 3 to 6. Never run on a GPU so far; with MILLIONS=1 on a CPU, see recipes/README.md.
+# It is shown the demonstrations that the quickstart's base was made of, many of them wrong by concept, and then teaches
+# itself problems of levels 3 to 6. Never run on a GPU so far.
 set -eu
 cd "$(dirname "$0")/.."
 . recipes/setup.sh

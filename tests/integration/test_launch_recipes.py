@@ -6,12 +6,13 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, rstar
 
 SBATCH = """#!/bin/sh
 # numbers the job, writes down how it was submitted, and runs it at once, an array task by task
@@ -123,3 +124,23 @@ def test_a_gpu_that_fails_ends_it_without_a_merge(place: Path) -> None:
     done = subprocess.run(["sh", script, "generate", "2"], cwd=place, check=False, env={**os.environ, "GPUS": "2"})
     assert done.returncode == 5
     assert not any("merge" in line for line in log(place, "rstar"))
+
+
+def test_a_model_from_scratch(tmp_path: Path) -> None:
+    """The first steps of gpu_small.sh, with a small model and few demonstrations."""
+    python = [sys.executable, "-m"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for command in (
+        ["rstar_cli.bench.random_model", "--millions", "1", "--output", "random"],
+        ["rstar_cli.embedded.build", "--rows", "rows.jsonl"],
+    ):
+        subprocess.run([*python, *command], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    rows = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    assert len(rows) > 10_000
+    (tmp_path / "few.jsonl").write_text("".join(rows[:48]))
+    train = ("train-policy", "--input", "few.jsonl", "--model", "random", "--output", "base", "--optimizer", "muon")
+    rstar(*train, "--learning-rate", "1e-3", "--batch-size", "16", "--batch-tokens", "2048", cwd=tmp_path)
+    recipe = (ROOT / "recipes/gpu_small.toml").read_text().replace("runs/gpu_small-base", "base")
+    (tmp_path / "recipe.toml").write_text(recipe)
+    told = rstar("evolve", "--run", "r", "--recipe", "recipe.toml", "--dry-run", cwd=tmp_path).stderr
+    assert "base" in told
