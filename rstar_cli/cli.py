@@ -310,6 +310,8 @@ def main() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):  # what is still in their buffers
             os.dup2(nowhere, stream)
+    if interrupts.asked():
+        interrupts.ignore()
     sys.exit(code)
 
 

@@ -75,6 +75,12 @@ def end_if_asked() -> None:
         end()
 
 
+def ignore() -> None:
+    """Heed no signal any more: at its end Python restores the defaults, and one more would change the exit code."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def finishing(what: str, seconds: float | None = GRACE_SECONDS) -> Iterator[None]:
     """Within the block a first signal ends nothing: the block looks at `asked` and comes to its end soon.
