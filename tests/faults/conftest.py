@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,13 +29,6 @@ def no_orphans() -> Iterator[None]:
     note_elders()
     yield
     all_gone()
-
-
-@pytest.fixture(autouse=True, scope="session")
-def heard() -> None:
-    """Have the commands hear SIGINT, even where these tests were started in the background and ignore it."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
