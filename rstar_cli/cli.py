@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rstar_cli import __version__, interrupts
+from rstar_cli import __version__, interrupts, ranks
 from rstar_cli.cli_bench import bench_app
 from rstar_cli.cli_examples import add_examples
 from rstar_cli.cli_problems import problems_app
@@ -303,6 +303,8 @@ def main() -> None:
     interrupts.install(_farewell)
     try:
         code = _run(debug)
+        if not code:
+            ranks.leave()
         sys.stdout.flush()
     except BrokenPipeError:
         code = UNREAD

@@ -6,6 +6,7 @@ All of them do the same in step, each on its share of every micro-batch; the mai
 from __future__ import annotations
 
 import os
+import sys
 
 
 def world_size() -> int:
@@ -50,3 +51,12 @@ def wait() -> None:
         from torch.distributed import barrier
 
         barrier()
+
+
+def leave() -> None:
+    """Take leave of the others, as a process that ends with threads of theirs alive is aborted now and then."""
+    if world_size() > 1 and "torch.distributed" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()

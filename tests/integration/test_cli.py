@@ -14,6 +14,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from rstar_cli.bench.random_model import save_random_model
 from rstar_cli.jsonl import read_rows
 from rstar_cli.layout import RunDir
 from rstar_cli.records import PairRow, Problem, SftRow, SolutionRow, StepLabelRow, StopReason, Tree, Verdict
@@ -228,9 +229,7 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 def test_outside_a_run_a_foreign_model_gets_what_help_says(tmp_path: Path) -> None:
     """Not the limits of the embedded model's recipe, and no samples nor search that nobody asked for."""
-    config = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    save_random_model(tmp_path / "model", 1e6)
     rstar("problems", "make", "--count", "3", "--output", "p.jsonl", cwd=tmp_path)
     command = ("evaluate", "--benchmark", "p.jsonl", "--dry-run", "--json", "--policy")
     foreign = json.loads(rstar(*command, "model", cwd=tmp_path).stdout)["figures"]

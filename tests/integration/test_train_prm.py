@@ -90,7 +90,7 @@ def test_a_search_scores_steps_as_plain_transformers_does(trained: dict[str, Pat
     run = trained[objective]
     prm = run / "round_1/prm"
     guided = Path(shutil.copytree(run, run.with_name(f"guided-{objective}")))
-    for left in ("manifest.json", "trees.jsonl"):
+    for left in ("manifest.json", "trees.jsonl", "solutions.jsonl", "sft.jsonl", "pairs.jsonl", "step_labels.jsonl"):
         (guided / "round_1" / left).unlink()
     flags = ("--run", guided.name, "--round", "1")
     options = ("--limit", "5", "--method", "mcts", "--rollouts", "4", "--prm", str(prm))
