@@ -113,9 +113,10 @@ class RayCrew:
         config = models.config
         self._count = config.actors or gpus or 1
         share = {"num_gpus": gpus / self._count if gpus < self._count else 1} if gpus else {}
-        cpus = max(1, int(resources.get("CPU", 1)) // self._count)
+        cpus = resources.get("CPU", 1.0) / self._count  # Ray takes whole ones, or a part of one
+        cpus = float(int(cpus)) if cpus >= 1 else cpus
         settings = {
-            "exec_workers": config.exec_workers or cpus,  # the actors of a machine share its cores
+            "exec_workers": config.exec_workers or max(1, int(cpus)),  # the actors of a machine share its cores
             "in_flight": in_flight(config.in_flight, len(models.problems), self._count),
         }
         self._models = replace(models, config=config.model_copy(update=settings))
@@ -233,5 +234,5 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise SetupError("--launcher ray needs the package ray", remedy="pip install 'rstar[ray]'") from error
+        raise SetupError("--launcher ray needs the package ray", remedy="pip install 'rstar-cli[ray]'") from error
     return ray

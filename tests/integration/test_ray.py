@@ -75,6 +75,11 @@ def test_two_actors_make_the_artifact_of_one_process(one: Path) -> None:
     assert gone_within(10)
 
 
+def test_more_actors_than_cores_share_them(one: Path) -> None:
+    rstar(*SEARCH, "three.jsonl", "--launcher", "ray", "--actors", "3", cwd=one)
+    assert (one / "three.jsonl").read_bytes() == (one / "one.jsonl").read_bytes()
+
+
 def test_a_killed_actor_loses_nothing(one: Path) -> None:
     begun = start([*SEARCH, "killed.jsonl", *ON_RAY, "--rollouts", "48", "--in-flight", "4"], one, subprocess.PIPE)
     journal = one / "killed.jsonl.partial"
