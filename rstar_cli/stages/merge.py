@@ -32,15 +32,18 @@ class _Stage:
         name: in manifests.
         outputs: the whole artifacts.
         manifest: the whole one.
-        again: the command of a shard, `{}` its number; to tell of one that is missing.
+        flags: those of its command but `--shard`; to tell of a part that is missing.
         trees: the file whose rows' problems give the order; None: one row a problem, dealt out in order.
     """
 
     name: str
     outputs: list[Path]
     manifest: Path
-    again: str
+    flags: str
     trees: Path | None = None
+
+    def again(self, shard: object) -> str:
+        return f"rstar {self.name.split()[0]} {self.flags} --shard {shard}"
 
     def is_complete(self) -> bool:
         entry = read_manifest(self.manifest).get(self.name, {})
@@ -81,26 +84,26 @@ def _stages(place: MergePlace, run: RunDir | None) -> list[_Stage]:
         files = run.round(place.round)
         manifest, folder, trees = files.manifest, files.evaluations, files.trees
         rows = [files.solutions, files.sft, files.pairs, files.step_labels]
-        again = f"rstar %s --round {place.round} --run {run.root} --shard {{}}"
+        flags = f"--round {place.round} --run {run.root}"
     else:
         output = place.output or Path()
         manifest = output / "manifest.json" if output.is_dir() else output.with_name(output.name + ".manifest.json")
         folder, trees, rows = output, output, []
-        again = "rstar %s ... --shard {}"
+        flags = "..."
     shards = Shard.found(manifest)
     if not shards:
         raise MissingArtifactError(
-            f"there are no shards beside {manifest}", remedy=f"Make them: {again % 'generate'}".format("1/2")
+            f"there are no shards beside {manifest}", remedy=f"Make them: rstar generate {flags} --shard 1/2"
         )
     names = list(dict.fromkeys(name for path in shards.values() for name in read_manifest(path)))
     known = {
-        "generate": _Stage("generate", [trees], manifest, again % "generate"),
-        "verify": _Stage("verify", rows, manifest, again % "verify", trees),
+        "generate": _Stage("generate", [trees], manifest, flags),
+        "verify": _Stage("verify", rows, manifest, flags, trees),
     }
     for name in names:
         if name not in known:
             _, set_name, kind = name.split()
-            known[name] = _Stage(name, [folder / f"{set_name}.{kind}.jsonl"], manifest, again % "evaluate")
+            known[name] = _Stage(name, [folder / f"{set_name}.{kind}.jsonl"], manifest, flags)
     return [stage for name, stage in known.items() if name in names]
 
 
@@ -145,7 +148,7 @@ def _check(stage: _Stage, entries: Mapping[Shard, Mapping[str, Any]]) -> None:
     if missing:
         raise MissingArtifactError(
             f"{stage.name}: not done are the shards {', '.join(missing)}",
-            remedy=f"Run: {stage.again}".format(missing[0]),
+            remedy=f"Run: {stage.again(missing[0])}",
         )
     first, *others = entries.items()
     asked = {**first[1]["config"], "inputs": first[1]["inputs"]}
@@ -159,7 +162,7 @@ def _check(stage: _Stage, entries: Mapping[Shard, Mapping[str, Any]]) -> None:
         for path in map(shard.path, stage.outputs):
             if not path.exists() or digest(path)._asdict() != entry["outputs"].get(path.name):
                 raise DataError(
-                    "is not as its shard left it", path=path, remedy=f"Remove it and run: {stage.again}".format(shard)
+                    "is not as its shard left it", path=path, remedy=f"Remove it and run: {stage.again(shard)}"
                 )
 
 
@@ -203,8 +206,10 @@ def _entry(entries: Sequence[Mapping[str, Any]], outputs: Mapping[str, Any]) -> 
     seconds = sum(entry["seconds"] for entry in entries)
     counts: dict[str, Any] = {}
     for name in dict.fromkeys(name for entry in entries for name in entry["counts"]):
-        told = [(entry["counts"].get(name, 0), entry["seconds"] or 1.0) for entry in entries]
-        if any(isinstance(value, float) for value, _ in told):
+        told = [(entry["counts"][name], entry["seconds"] or 1.0) for entry in entries if name in entry["counts"]]
+        if isinstance(told[0][0], dict):  # problems that were given up, and why
+            counts[name] = {key: why for given_up, _ in told for key, why in given_up.items()}
+        elif any(isinstance(value, float) for value, _ in told):
             counts[name] = round(sum(value * weight for value, weight in told) / sum(weight for _, weight in told), 3)
         else:
             counts[name] = sum(value for value, _ in told)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rstar_cli.layout import read_manifest
+from rstar_cli.stages.merge import _entry
 from tests.helpers import rstar
 
 RECIPE = """
@@ -150,3 +151,13 @@ def test_bad_requests(whole: Path, tmp_path: Path, arguments: list[str], told: s
     done = rstar("generate", "--round", "1", "--run", "r", *arguments, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert told in done.stderr
+
+
+def test_what_shards_gave_up_is_told_of_the_whole() -> None:
+    told = {"status": "complete", "seconds": 2.0, "tokens": {"generated": 5}, "outputs": {}}
+    first = {**told, "counts": {"problems": 3, "engine idle": 0.25, "failed": {"a": "refused"}}}
+    second = {**told, "seconds": 6.0, "counts": {"problems": 2, "engine idle": 0.75}}
+    third = {**told, "counts": {"problems": 1, "engine idle": 0.25, "failed": {"c": "too long"}}}
+    whole = _entry([first, second, third], {})
+    assert whole["counts"] == {"problems": 6, "engine idle": 0.55, "failed": {"a": "refused", "c": "too long"}}
+    assert (whole["seconds"], whole["tokens"], whole["shards"]) == (10.0, {"generated": 15}, 3)
