@@ -33,14 +33,14 @@ class _Stage:
         outputs: the whole artifacts.
         manifest: the whole one.
         flags: those of its command but `--shard`; to tell of a part that is missing.
-        trees: the file whose rows' problems give the order; None: one row a problem, dealt out in order.
+        order: the file whose rows' problems give the order; None: one row a problem, dealt out in order.
     """
 
     name: str
     outputs: list[Path]
     manifest: Path
     flags: str
-    trees: Path | None = None
+    order: Path | None = None
 
     def again(self, shard: object) -> str:
         return f"rstar {self.name.split()[0]} {self.flags} --shard {shard}"
@@ -80,8 +80,8 @@ def merge(place: MergePlace, run: RunDir | None) -> Summary:
 
 def _stages(place: MergePlace, run: RunDir | None) -> list[_Stage]:
     """What there is to join."""
-    if run is not None:
-        files = run.round(place.round)
+    files = run.round(place.round) if run is not None else None
+    if run is not None and files is not None:
         manifest, folder, trees = files.manifest, files.evaluations, files.trees
         rows = [files.solutions, files.sft, files.pairs, files.step_labels]
         flags = f"--round {place.round} --run {run.root}"
@@ -97,7 +97,7 @@ def _stages(place: MergePlace, run: RunDir | None) -> list[_Stage]:
         )
     names = list(dict.fromkeys(name for path in shards.values() for name in read_manifest(path)))
     known = {
-        "generate": _Stage("generate", [trees], manifest, flags),
+        "generate": _Stage("generate", [trees], manifest, flags, files.problems if files is not None else None),
         "verify": _Stage("verify", rows, manifest, flags, trees),
     }
     for name in names:
@@ -120,7 +120,7 @@ def _merge(stage: _Stage) -> int:
     outputs: dict[str, dict[str, Any]] = {}
     for whole in stage.outputs:
         paths = [shard.path(whole) for shard in entries]
-        order = _ids(stage.trees) if stage.trees is not None else None
+        order = _ids(stage.order) if stage.order is not None else None
         with ExitStack() as stack:
             lines = [stack.enter_context(reading(path)) for path in paths]
             write = stack.enter_context(replacing(whole))
@@ -158,6 +158,12 @@ def _check(stage: _Stage, entries: Mapping[Shard, Mapping[str, Any]]) -> None:
             f"Do one of them again: remove *.{first[0].index}-of-{shard.count}.* or *.{shard.index}-of-{shard.count}.*"
         )
         check_unchanged(begun, asked, f"shard {shard} of {stage.name}", remedy)
+    if stage.order is None and stage.name == "generate" and any("failed" in e["counts"] for e in entries.values()):
+        raise DataError(
+            "parts gave problems up, and outside a run nothing tells where they stood",
+            path=stage.outputs[0],
+            remedy="Take the parts as they are, or do the search in a run.",
+        )
     for shard, entry in entries.items():
         for path in map(shard.path, stage.outputs):
             if not path.exists() or digest(path)._asdict() != entry["outputs"].get(path.name):
@@ -196,9 +202,12 @@ def _problem(line: bytes) -> str:
     return str(orjson.loads(line)["problem_id"])
 
 
-def _ids(trees: Path) -> Iterator[str]:
-    with reading(trees) as file:
-        yield from map(_problem, file)
+def _ids(rows: Path) -> Iterator[str]:
+    """The problems of a file of trees, or of problems."""
+    with reading(rows) as file:
+        for line in file:
+            row = orjson.loads(line)
+            yield str(row["problem_id"] if "problem_id" in row else row["id"])
 
 
 def _entry(entries: Sequence[Mapping[str, Any]], outputs: Mapping[str, Any]) -> dict[str, Any]:

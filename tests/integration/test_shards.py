@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from rstar_cli.layout import read_manifest
-from rstar_cli.stages.merge import _entry
+from rstar_cli.jsonl import read_objects, write_rows
+from rstar_cli.layout import RunDir, make_folder, read_manifest, write_bytes
+from rstar_cli.options import MergePlace
+from rstar_cli.records import Problem
+from rstar_cli.shards import Shard
+from rstar_cli.stages.common import StageRecord
+from rstar_cli.stages.merge import _entry, merge
 from tests.helpers import rstar
 
 RECIPE = """
@@ -161,3 +166,23 @@ def test_what_shards_gave_up_is_told_of_the_whole() -> None:
     whole = _entry([first, second, third], {})
     assert whole["counts"] == {"problems": 6, "engine idle": 0.55, "failed": {"a": "refused", "c": "too long"}}
     assert (whole["seconds"], whole["tokens"], whole["shards"]) == (10.0, {"generated": 15}, 3)
+
+
+def test_problems_that_were_given_up_leave_the_others_in_order(tmp_path: Path) -> None:
+    """A part has no row of a problem that the engine refused: in a run the set itself tells the order."""
+    problems = [Problem(id=f"p{i}", problem=f"{i} + 1?", answer=str(i + 1)) for i in range(7)]
+    write_bytes(tmp_path / "r/recipe.toml", b"[eval.test]\ncount = 1\n")
+    run = RunDir.open(tmp_path / "r")
+    files = run.round(1)
+    make_folder(files.root)
+    write_rows(files.problems, problems)
+    for shard in (Shard(2, 1), Shard(2, 2)):
+        record = StageRecord(files.manifest, "generate", {}, {"problems": files.problems}, [files.trees], shard=shard)
+        record.begin()
+        kept = [{"problem_id": p.id} for p in shard.of(problems) if p.id not in ("p1", "p2")]
+        write_rows(record.outputs[0], kept)
+        failed = {p.id: "refused" for p in shard.of(problems) if p.id in ("p1", "p2")}
+        record.complete({"problems": len(kept) + len(failed), "failed": failed})
+    merge(MergePlace(run=run.root, round=1), run)
+    assert [row["problem_id"] for _, row in read_objects(files.trees)] == ["p0", "p3", "p4", "p5", "p6"]
+    assert read_manifest(files.manifest)["generate"]["counts"]["failed"] == {"p1": "refused", "p2": "refused"}
