@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import Any, Self, cast
 
 from rstar_cli.errors import RstarError, SetupError
@@ -54,10 +55,16 @@ class RstarWork:
 
 
 class RstarActor:
-    """A crew in a process of its own."""
+    """A crew in a process of its own.
 
-    def __init__(self, models: Models) -> None:
+    Args:
+        models: what to load.
+        folder: where the command was given: an actor begins in the folder of its cluster, and paths may be relative.
+    """
+
+    def __init__(self, models: Models, folder: Path) -> None:
         try:
+            _enter(folder)
             self._here = Here(models, giving_up=False)
         except RstarError as error:  # Ray would tell of a dead actor and a traceback
             self._failure: RstarError | None = error
@@ -188,7 +195,7 @@ class RayCrew:
     def _start(self) -> int:
         """Start an actor; its number."""
         who = next(self._numbers)
-        self._actors[who] = self._class.remote(self._models)
+        self._actors[who] = self._class.remote(self._models, Path.cwd())
         return who
 
     def _ask(self, who: int, solve: Solve[Any], work: Any) -> Any:
@@ -209,6 +216,16 @@ class RayCrew:
             self._ray.kill(actor)
         if self._own:
             self._ray.shutdown()
+
+
+def _enter(folder: Path) -> None:
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise SetupError(
+            f"{folder} is not to be had on {socket.gethostname()}, a machine of the Ray cluster: {error.strerror}",
+            remedy="The machines of a cluster need the run's folder at the same place: see to a shared file system.",
+        ) from error
 
 
 def in_flight(asked: int, problems: int, actors: int) -> int:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from rstar_cli.layout import model_path
 from tests.helpers import ROOT, rstar
 
 pytest.importorskip("ray", reason="needs the package ray")
@@ -21,18 +24,20 @@ SEARCH = ("generate", "--problems", "p.jsonl", "--engine", "scripted", "--output
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cluster as a user starts one; what these tests start finds it by its address."""
+def logs() -> Iterator[Path]:
+    """A cluster as a user starts one, and its logs; what these tests start finds it by its address."""
+    root = tempfile.mkdtemp(prefix="ray-")  # a socket's path has room for 107 bytes: pytest's own folders are too deep
     port = str(20000 + os.getpid() % 20000)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
     begin = [RAY, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2"]
-    begin += ["--include-dashboard=false", "--disable-usage-stats"]
+    begin += ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={root}"]
     subprocess.run(begin, env=environment, check=True, capture_output=True, timeout=120)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
         patch.setenv("RAY_AUTH_MODE", "disabled")
-        yield
+        yield Path(root, "session_latest", "logs")
     subprocess.run([RAY, "stop", "--force"], check=False, capture_output=True, timeout=120)
+    shutil.rmtree(root, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -51,28 +56,37 @@ def start(command: list[str], cwd: Path, errors: int) -> subprocess.Popen[str]:
     )
 
 
-def actors() -> list[int]:
-    found = []
-    for place in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if place.read_bytes().startswith(b"ray::RstarActor"):
-                found.append(int(place.parent.name))
-        except OSError:
-            continue  # it has ended
-    return found
+def actors(logs: Path) -> list[int]:
+    """Pids of those alive. By Ray's logs (`worker-ID-JOB-PID.out`): a process may not have taken its title yet."""
+    told = [out for out in logs.glob("worker-*.out") if ":actor_name:RstarActor\n" in out.read_text()]
+    pids = [int(out.stem.rpartition("-")[2]) for out in told]
+    return [pid for pid in pids if alive(pid)]
 
 
-def gone_within(seconds: float) -> bool:
+def alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def gone_within(seconds: float, logs: Path) -> bool:
     deadline = time.monotonic() + seconds
-    while actors() and time.monotonic() < deadline:
+    while actors(logs) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return not actors()
+    return not actors(logs)
 
 
-def test_two_actors_make_the_artifact_of_one_process(one: Path) -> None:
+def until_rows(begun: subprocess.Popen[str], journal: Path) -> None:
+    while begun.poll() is None and not (journal.exists() and journal.stat().st_size):
+        time.sleep(0.02)
+
+
+def test_two_actors_make_the_artifact_of_one_process(one: Path, logs: Path) -> None:
     rstar(*SEARCH, "two.jsonl", *ON_RAY, cwd=one)
     assert (one / "two.jsonl").read_bytes() == (one / "one.jsonl").read_bytes()
-    assert gone_within(10)
+    assert gone_within(10, logs)
 
 
 def test_more_actors_than_cores_share_them(one: Path) -> None:
@@ -80,36 +94,38 @@ def test_more_actors_than_cores_share_them(one: Path) -> None:
     assert (one / "three.jsonl").read_bytes() == (one / "one.jsonl").read_bytes()
 
 
-def test_a_killed_actor_loses_nothing(one: Path) -> None:
+def test_a_killed_actor_loses_nothing(one: Path, logs: Path) -> None:
     begun = start([*SEARCH, "killed.jsonl", *ON_RAY, "--rollouts", "48", "--in-flight", "4"], one, subprocess.PIPE)
-    journal = one / "killed.jsonl.partial"
-    while not (journal.exists() and journal.stat().st_size) and begun.poll() is None:
-        time.sleep(0.02)
-    victim = actors()[0]
-    os.kill(victim, signal.SIGKILL)
+    until_rows(begun, one / "killed.jsonl.partial")
+    victims = actors(logs)
+    if victims:
+        os.kill(victims[0], signal.SIGKILL)
     _, told = begun.communicate(timeout=300)
     assert begun.returncode == 0, told
+    assert victims, f"none was alive\n{told}"
     assert "Traceback" not in told
     rstar(*SEARCH, "whole.jsonl", "--rollouts", "48", cwd=one)
     assert (one / "killed.jsonl").read_bytes() == (one / "whole.jsonl").read_bytes()
 
 
-def test_a_killed_driver_leaves_no_actor_and_goes_on_alone(one: Path) -> None:
+def test_a_killed_driver_leaves_no_actor_and_goes_on_alone(one: Path, logs: Path) -> None:
     """The journal is the driver's, and the launcher is a matter of the machine: one process may end what two began."""
     begun = start([*SEARCH, "begun.jsonl", *ON_RAY, "--in-flight", "4"], one, subprocess.DEVNULL)
     journal = one / "begun.jsonl.partial"
-    while not (journal.exists() and journal.stat().st_size) and begun.poll() is None:
-        time.sleep(0.02)
+    until_rows(begun, journal)
+    assert actors(logs)
     begun.kill()
     begun.wait()
     assert journal.exists(), "it was killed on the way"
-    assert gone_within(30)
+    assert gone_within(30, logs)
     rstar(*SEARCH, "begun.jsonl", cwd=one)
     assert (one / "begun.jsonl").read_bytes() == (one / "one.jsonl").read_bytes()
 
 
-def test_an_evaluation_by_a_real_model(one: Path) -> None:
-    measure = ("evaluate", "--policy", "embedded", "--benchmark", "p.jsonl", "--limit", "12", "--samples", "3")
+def test_an_evaluation_by_a_real_model_at_a_relative_path(one: Path) -> None:
+    """Actors begin in the folder where the cluster was started, which is another one."""
+    shutil.copytree(model_path("embedded"), one / "model")
+    measure = ("evaluate", "--policy", "model", "--benchmark", "p.jsonl", "--limit", "12", "--samples", "3")
     rstar(*measure, "--output", "here", cwd=one)
     rstar(*measure, "--output", "there", *ON_RAY, cwd=one)
     for name in ("p.json", "p.greedy.jsonl", "p.samples.jsonl"):
@@ -121,7 +137,21 @@ def test_an_actor_that_cannot_load_its_model_says_so(one: Path) -> None:
     command = ("generate", "--problems", "p.jsonl", "--policy", "empty", "--output", "none.jsonl", "--launcher", "ray")
     done = rstar(*command, cwd=one, check=False)
     assert done.returncode == 5, done.stderr
-    assert "empty" in done.stderr
+    assert "empty holds no config.json" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_cluster_without_the_folder(one: Path) -> None:
+    """Another machine of a cluster that shares no file system."""
+    command = (*SEARCH, "none.jsonl", *ON_RAY)
+    code = (
+        "import os, sys; from rstar_cli.cli import main; "
+        f"sys.argv = {['rstar', *command]!r}; import pathlib; "
+        "pathlib.Path.cwd = classmethod(lambda cls: cls('/nowhere')); main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=one, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 5, done.stderr
+    assert "/nowhere is not to be had on" in done.stderr
     assert "Traceback" not in done.stderr
 
 
