@@ -156,6 +156,19 @@ class EngineConfig(Settings):
     """Run the code that the policy's checkpoint brings, outside of the sandbox; the manifest tells of it."""
 
 
+class LaunchConfig(Settings):
+    """Who does the work."""
+
+    panel: ClassVar[str] = "Launcher"
+
+    launcher: Literal["local", "ray"] = "local"
+    """This process, or the actors of a `ray` cluster, each with its own engine, sandbox and grader (the cluster of
+    $RAY_ADDRESS or of `ray start`, else one on this machine)."""
+    actors: int = Field(0, ge=0)
+    """`ray`: how many; 0: one a GPU of the cluster, or one; to verify: one a machine."""
+
+
+_LAUNCH = frozenset({"launcher", "actors"})
 _MACHINE = frozenset({"device", "batch", "server_python", "base_url", "concurrency", "exec_workers", "isolation"})
 
 
@@ -177,11 +190,11 @@ def parse_escalation(text: str) -> tuple[int, ...]:
 Method = Literal["swor", "mcts", "uct", "puct", "beam", "dvts", "best-of-n"]
 
 
-class SearchConfig(EngineConfig, SandboxConfig, GradingConfig):
+class SearchConfig(EngineConfig, SandboxConfig, GradingConfig, LaunchConfig):
     """How a search goes."""
 
     panel: ClassVar[str] = "Search"
-    machine: ClassVar[frozenset[str]] = _MACHINE | {"in_flight", "preset", "prm_device", "launcher", "actors"}
+    machine: ClassVar[frozenset[str]] = _MACHINE | _LAUNCH | {"in_flight", "preset", "prm_device"}
 
     preset: Literal["paper", "upstream"] | None = None
     """Search settings of the `paper`, or of the `upstream` code, where nothing stronger sets them."""
@@ -214,11 +227,6 @@ class SearchConfig(EngineConfig, SandboxConfig, GradingConfig):
     """A solution's value from the PRM's values of its steps: the last one, the least, the product, or the mean."""
     in_flight: int = Field(512, ge=1)
     """Problems searched at once."""
-    launcher: Literal["local", "ray"] = "local"
-    """Who searches: this process, or actors of a `ray` cluster, an engine each (the cluster of $RAY_ADDRESS or of
-    `ray start`, else one on this machine)."""
-    actors: int = Field(0, ge=0)
-    """`ray`: how many; 0: one a GPU of the cluster, or one."""
 
 
 class GenerateConfig(SearchConfig):
@@ -247,11 +255,11 @@ class GenerateConfig(SearchConfig):
         return value
 
 
-class VerifyConfig(SandboxConfig, GradingConfig):
+class VerifyConfig(SandboxConfig, GradingConfig, LaunchConfig):
     """`[verify]`: run every finished trajectory again, grade it, and write training rows."""
 
     panel: ClassVar[str] = "Settings"
-    machine: ClassVar[frozenset[str]] = _MACHINE
+    machine: ClassVar[frozenset[str]] = _MACHINE | _LAUNCH
 
     top: int = Field(2, ge=1)
     """Correct trajectories kept a problem for training, by mean Q."""

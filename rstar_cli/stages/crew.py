@@ -93,13 +93,14 @@ class Here:
 
     Args:
         models: what to load.
-        giving_up: give a problem up that the policy refuses; else that is an error, and ends all.
 
     Attributes:
         tools: they, open.
+        failed: see `Crew`.
     """
 
-    def __init__(self, models: Models, *, giving_up: bool = True) -> None:
+    def __init__(self, models: Models) -> None:
+        self.failed: dict[str, str] = {}
         self._config, prm = models.config, models.prm
         config = self._config
         with ExitStack() as stack:
@@ -107,7 +108,7 @@ class Here:
             grader = stack.enter_context(open_grader(config))
             policy = stack.enter_context(closing(open_policy(config, models.policy, models.problems, models.few_shot)))
             scorer = stack.enter_context(closing(open_scorer(config, prm))) if prm is not None else None
-            self.tools = Tools(policy, self._sandbox, grader, scorer, failed={} if giving_up else None)
+            self.tools = Tools(policy, self._sandbox, grader, scorer, failed=self.failed)
             self._stack = stack.pop_all()
 
     @property
@@ -120,11 +121,6 @@ class Here:
         """See `Crew`."""
         usage = self.tools.policy.usage
         return Spent(usage.generated, usage.prefilled, self._sandbox.counts.total(), self.tools.flow.idle)
-
-    @property
-    def failed(self) -> dict[str, str]:
-        """See `Crew`."""
-        return self.tools.failed if self.tools.failed is not None else {}
 
     def rows(self, solve: Solve[RowT], problems: Iterable[Problem], stop: Stopped) -> Iterator[RowT]:
         """See `Crew`."""

@@ -8,11 +8,9 @@ takes its place. The journal stays with the driver.
 from __future__ import annotations
 
 import math
-import os
-import socket
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Self, cast
@@ -21,15 +19,31 @@ from rstar_cli.errors import RstarError, SetupError
 from rstar_cli.interrupts import asked
 from rstar_cli.jsonl import dump
 from rstar_cli.protocols import EngineInfo
-from rstar_cli.records import Problem
+from rstar_cli.records import Problem, Row
 from rstar_cli.stages.crew import Here, Models, RowT, Solve, Spent, Stopped
+from rstar_cli.stages.ray_cluster import Cluster, enter
 
 MAX_DEATHS = 3
 """Actors that may die in a row without having solved a problem."""
 
 
-CONNECT_SECONDS = 5.0
-"""In which something must answer at the cluster's address."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an actor tells.
+
+    Attributes:
+        spent: by it, so far.
+        failed: why, by id, of problems that it has given up since it told last.
+        name: id of the problem that is finished; empty: none is, and it has no more.
+        kind: of the row.
+        line: the row as JSON.
+    """
+
+    spent: Spent
+    failed: dict[str, str] = field(default_factory=dict)
+    name: str = ""
+    kind: type[Row] | None = None
+    line: bytes = b""
 
 
 class RstarWork:
@@ -58,14 +72,14 @@ class RstarActor:
     """A crew in a process of its own.
 
     Args:
+        folder: to work in.
         models: what to load.
-        folder: where the command was given: an actor begins in the folder of its cluster, and paths may be relative.
     """
 
-    def __init__(self, models: Models, folder: Path) -> None:
+    def __init__(self, folder: Path, models: Models) -> None:
         try:
-            _enter(folder)
-            self._here = Here(models, giving_up=False)
+            enter(folder)
+            self._here = Here(models)
         except RstarError as error:  # Ray would tell of a dead actor and a traceback
             self._failure: RstarError | None = error
         else:
@@ -81,16 +95,22 @@ class RstarActor:
             raise self._failure
         return self._here.info
 
-    def rows(self, solve: Solve[RowT], work: Any, who: int) -> Iterator[tuple[str, type[RowT], bytes, Spent]]:
-        """(problem id, kind of row, row as JSON, what this actor has spent so far), as they are finished."""
+    def rows(self, solve: Solve[RowT], work: Any, who: int) -> Iterator[Told]:
+        """What becomes of the problems, as they are finished."""
         import ray
 
         def problems() -> Iterator[Problem]:
             while (problem := ray.get(work.next.remote(who))) is not None:
                 yield problem
 
+        def failed() -> dict[str, str]:
+            new = dict(self._here.failed)
+            self._here.failed.clear()
+            return new
+
         for row in self._here.rows(solve, problems(), lambda: False):
-            yield cast(Any, row).problem_id, type(row), dump(row), self._here.spent
+            yield Told(self._here.spent, failed(), cast(Any, row).problem_id, type(row), dump(row))
+        yield Told(self._here.spent, failed())
 
 
 class RayCrew:
@@ -104,36 +124,19 @@ class RayCrew:
     """
 
     def __init__(self, models: Models) -> None:
-        ray = _ray()
-        self._ray = ray
-        self._own = not ray.is_initialized()
-        if self._own:
-            _refuse_absent(os.environ.get("RAY_ADDRESS", ""))
-            try:  # the cluster of $RAY_ADDRESS or of `ray start`, else one for this command alone
-                ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                raise SetupError(
-                    f"no Ray cluster: {error}", remedy="Start one (ray start --head), or see $RAY_ADDRESS."
-                ) from error
-        resources = ray.cluster_resources()
-        gpus = int(resources.get("GPU", 0))
-        config = models.config
-        self._count = config.actors or gpus or 1
-        share = {"num_gpus": gpus / self._count if gpus < self._count else 1} if gpus else {}
-        cpus = resources.get("CPU", 1.0) / self._count  # Ray takes whole ones, or a part of one
-        cpus = float(int(cpus)) if cpus >= 1 else cpus
+        self._cluster = cluster = Cluster(models.config.actors, gpus=True)
         settings = {
-            "exec_workers": config.exec_workers or max(1, int(cpus)),  # the actors of a machine share its cores
-            "in_flight": in_flight(config.in_flight, len(models.problems), self._count),
+            "exec_workers": models.config.exec_workers or cluster.cpus,  # the actors of a machine share its cores
+            "in_flight": in_flight(models.config.in_flight, len(models.problems), cluster.actors),
         }
-        self._models = replace(models, config=config.model_copy(update=settings))
-        self._class = ray.remote(num_cpus=cpus, max_restarts=0, **share)(RstarActor)
+        self._models = replace(models, config=models.config.model_copy(update=settings))
         self._actors: dict[int, Any] = {}
         self._spent: dict[int, Spent] = {}
+        self._failed: dict[str, str] = {}
         self._numbers = count()
-        for _ in range(self._count):
+        for _ in range(cluster.actors):
             self._start()
-        self._info: EngineInfo = self._answer(next(iter(self._actors.values())).info.remote())
+        self._info: EngineInfo = cluster.answer(next(iter(self._actors.values())).info.remote())
 
     @property
     def info(self) -> EngineInfo:
@@ -142,8 +145,8 @@ class RayCrew:
 
     @property
     def failed(self) -> dict[str, str]:
-        """See `Crew`: an actor's errors end all."""
-        return {}
+        """See `Crew`."""
+        return self._failed
 
     @property
     def spent(self) -> Spent:
@@ -158,7 +161,7 @@ class RayCrew:
 
     def rows(self, solve: Solve[RowT], problems: Sequence[Problem], stop: Stopped) -> Iterator[RowT]:
         """See `Crew`."""
-        ray = self._ray
+        ray = self._cluster.ray
         work = ray.remote(num_cpus=0)(RstarWork).remote(problems)
         at_work = {self._ask(who, solve, work): who for who in self._actors}
         done: set[str] = set()
@@ -167,7 +170,7 @@ class RayCrew:
             (ready,), _ = ray.wait(list(at_work), num_returns=1)
             who = at_work[ready]
             try:
-                name, kind, line, spent = self._answer(next(ready))
+                told: Told = self._cluster.answer(next(ready))
             except StopIteration:
                 del at_work[ready]
                 continue
@@ -184,10 +187,11 @@ class RayCrew:
                     at_work[self._ask(new, solve, work)] = new
                 continue
             deaths = 0
-            self._spent[who] = spent
-            if name not in done:
-                done.add(name)
-                yield kind.model_validate_json(line)
+            self._spent[who] = told.spent
+            self._failed |= told.failed
+            if told.kind is not None and told.name not in done:
+                yield cast(RowT, told.kind.model_validate_json(told.line))
+            done |= {told.name, *told.failed}
             if stop() or asked():  # what is in flight elsewhere is dropped
                 return
         ray.kill(work)
@@ -195,61 +199,19 @@ class RayCrew:
     def _start(self) -> int:
         """Start an actor; its number."""
         who = next(self._numbers)
-        self._actors[who] = self._class.remote(self._models, Path.cwd())
+        self._actors[who] = self._cluster.start(RstarActor, self._models)
         return who
 
     def _ask(self, who: int, solve: Solve[Any], work: Any) -> Any:
         return self._actors[who].rows.options(num_returns="streaming").remote(solve, work, who)
 
-    def _answer(self, asked: Any) -> Any:
-        """What an actor answers; an error of its own is ours."""
-        try:
-            return self._ray.get(asked)
-        except self._ray.exceptions.RayTaskError as error:
-            raise error.cause from None
-
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for actor in self._actors.values():
-            self._ray.kill(actor)
-        if self._own:
-            self._ray.shutdown()
-
-
-def _enter(folder: Path) -> None:
-    try:
-        os.chdir(folder)
-    except OSError as error:
-        raise SetupError(
-            f"{folder} is not to be had on {socket.gethostname()}, a machine of the Ray cluster: {error.strerror}",
-            remedy="The machines of a cluster need the run's folder at the same place: see to a shared file system.",
-        ) from error
+    def __exit__(self, *error: object) -> None:
+        self._cluster.__exit__(*error)
 
 
 def in_flight(asked: int, problems: int, actors: int) -> int:
     """Problems that an actor takes at once: at first half of its share, so that the rest goes to whoever is quicker."""
     return max(1, min(asked, math.ceil(problems / (2 * actors))))
-
-
-def _refuse_absent(address: str) -> None:
-    """Ray waits for minutes where nothing listens at a cluster's address."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():  # not given, or a form that Ray itself resolves
-        return
-    try:
-        socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise SetupError(
-            f"no Ray cluster at {address} ($RAY_ADDRESS): {error.strerror or error}",
-            remedy="Start one (ray start --head), or unset the variable to have one on this machine alone.",
-        ) from error
-
-
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise SetupError("--launcher ray needs the package ray", remedy="pip install 'rstar-cli[ray]'") from error
-    return ray

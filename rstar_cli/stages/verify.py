@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -27,6 +27,8 @@ from rstar_cli.stages.common import StageRecord, Summary, open_grader, open_sand
 
 CHUNK = 64
 """Trees verified together, so that the sandbox's processes all have work."""
+
+_Verify = Callable[[Iterable[Tree], dict[str, str], VerifyConfig], Iterator[tuple[Tree, list[SolutionRow]]]]
 
 
 def verify(place: VerifyPlace, config: VerifyConfig, run: RunDir) -> Summary:
@@ -87,8 +89,8 @@ def _run_again(
     before = len(journal.done)
     counts: Counter[str] = Counter()
     todo = (tree for tree in trees if tree.problem_id not in journal.done)
-    with open_sandbox(config) as sandbox, open_grader(config) as grader, interrupts.finishing("the programs under way"):
-        for tree, found in verified(interrupts.until_asked(todo), gold, sandbox, grader):
+    with interrupts.finishing("the programs under way"):
+        for tree, found in _by_whom(config)(interrupts.until_asked(todo), gold, config):
             journal.append(VerifiedRow(problem_id=tree.problem_id, solutions=tuple(found)))
             record.tick()
             counts["problems"] += 1
@@ -100,6 +102,21 @@ def _run_again(
                 progress.rate(counts["solutions"], "exec"),
             )
     record.end_if_interrupted({})
+
+
+def _by_whom(config: VerifyConfig) -> _Verify:
+    if config.launcher == "ray":
+        from rstar_cli.stages.ray_verify import verified_by_ray
+
+        return verified_by_ray
+    return _verified_here
+
+
+def _verified_here(
+    trees: Iterable[Tree], gold: dict[str, str], config: VerifyConfig
+) -> Iterator[tuple[Tree, list[SolutionRow]]]:
+    with open_sandbox(config) as sandbox, open_grader(config) as grader:
+        yield from verified(trees, gold, sandbox, grader)
 
 
 def _write(

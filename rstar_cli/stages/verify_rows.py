@@ -46,6 +46,8 @@ def verify_rows(place: VerifyPlace, config: VerifyConfig) -> Summary:
         raise UsageError("--output would replace --input", remedy="Give another --output.")
     if place.skip_bad_lines and place.input == place.output == "-":
         raise UsageError("--skip-bad-lines needs a file to set them aside beside", remedy="Give --output FILE.")
+    if config.launcher != "local":
+        raise UsageError("--launcher ray is for a run's round", remedy="--input is read by one process: leave it out.")
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
         sandbox = stack.enter_context(open_sandbox(config))

@@ -88,10 +88,14 @@ def ids(path: Path) -> list[str]:
     return [json.loads(line)["problem_id"] for line in path.read_text().splitlines()]
 
 
-def test_a_problem_that_is_refused_is_told_and_the_others_are_searched(tmp_path: Path) -> None:
+LAUNCHERS = pytest.mark.parametrize("launcher", ["local", "ray"])
+
+
+@LAUNCHERS
+def test_a_problem_that_is_refused_is_told_and_the_others_are_searched(tmp_path: Path, launcher: str) -> None:
     write_problems(tmp_path / "p.jsonl", PROBLEMS)
     with serving(refused=(3, 7)) as (port, _):
-        done = rstar(*command("generate", port), "--json", cwd=tmp_path, code=7)
+        done = rstar(*command("generate", port), "--launcher", launcher, "--json", cwd=tmp_path, code=7)
     told = json.loads(done.stdout)
     assert sorted(told["data"]["failed"]) == ["p3", "p7"]
     assert "content policy" in told["data"]["failed"]["p3"]
@@ -101,10 +105,11 @@ def test_a_problem_that_is_refused_is_told_and_the_others_are_searched(tmp_path:
     assert (entry["status"], sorted(entry["counts"]["failed"])) == ("complete", ["p3", "p7"])
 
 
-def test_a_refused_problem_is_neither_right_nor_wrong(tmp_path: Path) -> None:
+@LAUNCHERS
+def test_a_refused_problem_is_neither_right_nor_wrong(tmp_path: Path, launcher: str) -> None:
     write_problems(tmp_path / "p.jsonl", PROBLEMS)
     with serving(refused=(3,)) as (port, _):
-        done = rstar(*command("evaluate", port), "--json", cwd=tmp_path, code=7)
+        done = rstar(*command("evaluate", port), "--launcher", launcher, "--json", cwd=tmp_path, code=7)
     told = json.loads(done.stdout)
     assert told["data"]["p"]["greedy"]["verdicts"] == {"correct": 11, "error": 1}
     assert any("p3: " in note and "content policy" in note for note in told["notes"])

@@ -56,9 +56,9 @@ def start(command: list[str], cwd: Path, errors: int) -> subprocess.Popen[str]:
     )
 
 
-def actors(logs: Path) -> list[int]:
-    """Pids of those alive. By Ray's logs (`worker-ID-JOB-PID.out`): a process may not have taken its title yet."""
-    told = [out for out in logs.glob("worker-*.out") if ":actor_name:RstarActor\n" in out.read_text()]
+def actors(logs: Path, kind: str = "RstarActor") -> list[int]:
+    """Pids of those alive, by Ray's logs (`worker-ID-JOB-PID.out`): a process may not have taken its title yet."""
+    told = [out for out in logs.glob("worker-*.out") if f":actor_name:{kind}\n" in out.read_text()]
     pids = [int(out.stem.rpartition("-")[2]) for out in told]
     return [pid for pid in pids if alive(pid)]
 
@@ -120,6 +120,26 @@ def test_a_killed_driver_leaves_no_actor_and_goes_on_alone(one: Path, logs: Path
     assert gone_within(30, logs)
     rstar(*SEARCH, "begun.jsonl", cwd=one)
     assert (one / "begun.jsonl").read_bytes() == (one / "one.jsonl").read_bytes()
+
+
+def test_verified_by_actors(one: Path, logs: Path) -> None:
+    """Also where one is killed: Ray starts it again, and it verifies again what it had."""
+    rstar("init", "--run", "run", cwd=one)
+    rstar("generate", "--run", "run", "--round", "1", "--problems", "p.jsonl", "--engine", "scripted", cwd=one)
+    shutil.copytree(one / "run", one / "killed")
+    rstar("verify", "--run", "run", "--round", "1", cwd=one)
+    begun = start(["verify", "--run", "killed", "--round", "1", *ON_RAY], one, subprocess.PIPE)
+    while begun.poll() is None and not actors(logs, "RstarVerifier"):
+        time.sleep(0.02)
+    victims = actors(logs, "RstarVerifier")
+    if victims:
+        os.kill(victims[0], signal.SIGKILL)
+    _, told = begun.communicate(timeout=300)
+    assert begun.returncode == 0, told
+    assert victims, f"none was alive\n{told}"
+    for name in ("solutions", "sft", "pairs", "step_labels"):
+        made = [one / root / "round_1" / f"{name}.jsonl" for root in ("run", "killed")]
+        assert made[0].read_bytes() == made[1].read_bytes()
 
 
 def test_an_evaluation_by_a_real_model_at_a_relative_path(one: Path) -> None:
