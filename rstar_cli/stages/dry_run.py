@@ -18,7 +18,6 @@ from rstar_cli.config import (
     TrainPolicyConfig,
     TrainPrmConfig,
     VerifyConfig,
-    parse_escalation,
 )
 from rstar_cli.errors import SetupError, UsageError
 from rstar_cli.jsonl import STRICT, Aside, read_objects, read_rows
@@ -34,6 +33,7 @@ from rstar_cli.stages.evaluate import prm_for as prm_of_evaluate
 from rstar_cli.stages.generate import policy_for, prm_for
 from rstar_cli.stages.memory import memory_figures
 from rstar_cli.stages.problem_sets import draw_problems, eval_problems, read_source
+from rstar_cli.stages.run_cost import generate_figures, round_figures, search_bound
 from rstar_cli.stages.train_cost import cost_figures, count_tokens
 from rstar_cli.stages.train_files import read_sft
 from rstar_cli.stages.train_policy import plain_files, policy_inputs
@@ -63,41 +63,13 @@ def dry_run_generate(place: GeneratePlace, config: GenerateConfig, run: RunDir |
         problems = draw_problems(run, place.round)[: place.limit]
     summary = _begin("generate", config)
     summary.figures |= {"policy": model, "prm": prm_name, "problems": len(problems)}
-    summary.figures["tokens to generate"] = _generate_cost(config, run, place.round, len(problems))
+    summary.figures |= generate_figures(config, run, place.round, len(problems))
     return _models(summary, config, model, prm, problems)
 
 
 def _aside(place: GeneratePlace | VerifyPlace | TrainPlace | EvaluatePlace) -> Aside:
     """Only counts bad lines where they are to be set aside."""
     return Quarantine(None) if place.skip_bad_lines else STRICT
-
-
-def _generate_cost(config: GenerateConfig, run: RunDir | None, number: int, problems: int) -> str:
-    """From the last round's measured tokens a problem; else a bound."""
-    for earlier in range(number, 0, -1) if run is not None else ():
-        assert run is not None  # noqa: S101
-        entry = read_manifest(run.round(earlier).manifest).get("generate", {})
-        generated = entry.get("tokens", {}).get("generated")
-        if entry.get("status") == "complete" and generated:
-            each = generated / entry["counts"]["problems"]
-            return f"about {each * problems:,.0f} ({each:,.0f} a problem in round {earlier})"
-    bound = problems * _search_bound(config)
-    return f"at most {bound:,} (no round has run yet to estimate from; usually a tenth of it or less)"
-
-
-def _search_bound(config: SearchConfig) -> int:
-    """Tokens that the search of one problem may generate."""
-    rollouts = config.rollouts
-    if isinstance(config, GenerateConfig):
-        rollouts = max((rollouts, *parse_escalation(config.escalate)))
-    answer = config.max_step_tokens
-    if config.method in ("beam", "dvts"):
-        return config.max_depth * rollouts * (config.max_step_tokens + answer)
-    if config.method in ("swor", "mcts", "best-of-n"):
-        return rollouts * (config.max_tokens + answer)
-    expanded = config.candidates * config.max_step_tokens
-    expanded *= config.max_depth if config.rollout_style == "expand" else 1
-    return rollouts * (expanded + config.max_tokens + answer)
 
 
 def dry_run_verify(place: VerifyPlace, config: VerifyConfig, run: RunDir | None) -> Summary:
@@ -203,7 +175,7 @@ def dry_run_evaluate(place: EvaluatePlace, config: EvaluateConfig, run: RunDir |
     if config.samples:
         summary.figures["tokens of samples"] = f"at most {config.samples * each:,} a problem that is sampled"
     if config.rollouts:
-        summary.figures["tokens of search"] = f"at most {_search_bound(config):,} a problem that is searched"
+        summary.figures["tokens of search"] = f"at most {search_bound(config):,} a problem that is searched"
     return _models(summary, config, model, prm, problems)
 
 
@@ -241,7 +213,9 @@ def dry_run_evolve(config: EvolveConfig, run: RunDir) -> Summary:
         shown |= {f"{name}, {what}": told for what, told in cost.items()}
     for number in range(1, config.rounds + 1):
         searched = recipe.stage(GenerateConfig, "generate", number, {})
-        shown[f"tokens to generate, round {number}"] = _generate_cost(searched, run, number, recipe.run.count)
+        told = generate_figures(searched, run, number, recipe.run.count)
+        shown |= {f"{what}, round {number}": figure for what, figure in told.items()}
+    shown |= round_figures(run, config.rounds)
     return summary
 
 

@@ -6,6 +6,7 @@ A model that is not on this disk is known by its config (a few kilobytes from th
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,7 @@ _VOCABULARY = 150_000
 """Of a model that is known by its name alone."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Shape:
     """A model's sizes.
 
@@ -61,6 +62,12 @@ class Shape:
         return int(self.config.num_hidden_layers)
 
     @property
+    def bytes_each(self) -> int:
+        """Of a parameter in a checkpoint; two where the config does not tell, as is usual of large ones."""
+        dtype = getattr(self.config, "dtype", None)
+        return int(dtype.itemsize) if dtype is not None else 2
+
+    @property
     def head(self) -> int:
         """Parameters of the output head, which may be the embedding's, too."""
         return int(self.config.hidden_size * self.config.vocab_size)
@@ -75,6 +82,7 @@ class Shape:
         return sum(rank * (inputs + outputs) for inputs, outputs in self.linear)
 
 
+@functools.cache
 def shape_of(model: str) -> Shape | None:
     """The sizes of a model; None where nothing tells them.
 
@@ -212,11 +220,15 @@ def measure_speed(shape: Shape, machine: Machine, length: int, batch_tokens: int
         length: tokens of a row.
         batch_tokens: tokens of a micro-batch, at most.
     """
+    fits = 12 * shape.layer <= checkpoint.free_memory(machine.device)
+    return _measured(shape, machine, length, batch_tokens) if fits else None
+
+
+@functools.cache
+def _measured(shape: Shape, machine: Machine, length: int, batch_tokens: int) -> float:
     import torch
     from transformers import AutoModel
 
-    if 12 * shape.layer > checkpoint.free_memory(machine.device):
-        return None
     small = {"num_hidden_layers": 1, "layer_types": None, "vocab_size": 8}
     tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
     config = type(shape.config).from_dict({**shape.config.to_dict(), **small, **tokens})
@@ -300,16 +312,18 @@ def cost_figures(
         if speed is None:
             return {**figures, "time": f"not known: not even one layer fits on {machine.device}"}
         rate = speed / operations(shape, config, machine, scores=scores)
-        how = f"from one layer's {_told_speed(speed)}, measured on {machine.device}"
-    needed = f"about {_told_time(tokens / rate)}: {tokens:,.0f} tokens at {rate:,.1f} tokens/s, {how}"
+        how = f"from one layer's {told_speed(speed)}, measured on {machine.device}"
+    needed = f"about {told_time(tokens / rate)}: {tokens:,.0f} tokens at {rate:,.1f} tokens/s, {how}"
     return {**figures, "time": needed}
 
 
-def _told_speed(speed: float) -> str:
+def told_speed(speed: float) -> str:
+    """Floating-point operations a second, to read."""
     return f"{speed / 1e12:.0f} TFLOP/s" if speed >= 1e13 else f"{speed / 1e9:.0f} GFLOP/s"
 
 
-def _told_time(seconds: float) -> str:
+def told_time(seconds: float) -> str:
+    """A time to read."""
     for size, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {name}"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -60,6 +61,7 @@ CLOCKED = (
     "train_log.jsonl",
     *(f"{what}_by_stage.{kind}" for what in ("time", "tokens") for kind in ("svg", "png")),
 )
+RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 ENV = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -221,7 +223,8 @@ def test_a_plateau_needs_a_validation_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("recipe", "rollouts"),
-    [(ROOT / "rstar_cli/default_recipe.toml", 16), (ROOT / "recipes/math_7b.toml", 16), ("easy-to-hard", 0)],
+    [(ROOT / "rstar_cli/default_recipe.toml", 16), ("easy-to-hard", 0), *((path, 16) for path in RECIPES)],
+    ids=lambda value: value.stem if isinstance(value, Path) else value,
 )
 def test_every_recipe_has_a_dry_run(tmp_path: Path, recipe: Path | str, rollouts: int) -> None:
     done = rstar("evolve", "--recipe", str(recipe), "--dry-run", "--json", cwd=tmp_path)
@@ -229,3 +232,24 @@ def test_every_recipe_has_a_dry_run(tmp_path: Path, recipe: Path | str, rollouts
     assert f"rollouts {rollouts}," in figures["evaluate"]
     assert "at most" in figures["tokens to generate, round 1"]
     assert list(tmp_path.iterdir()) == []
+    if Path(recipe).stem == "gpu_small":  # its base is made by a command of its script
+        assert "not known" in figures["disk"]
+        return
+    assert "at least" in figures["time to generate, round 1"]
+    assert re.search(r"^[\d,.]+ [MG]B for policies and PRMs of \d+ rounds, .* that are free", figures["disk"])
+
+
+def test_a_dry_run_of_a_run_under_way_goes_by_its_last_round(whole: Path) -> None:
+    done = rstar("evolve", "--run", str(whole), "--rounds", "5", "--dry-run", "--json", cwd=whole.parent)
+    figures = json.loads(done.stdout)["figures"]
+    last = max(int(path.name.removeprefix("round_")) for path in whole.glob("round_*"))
+    entries = json.loads((whole / f"round_{last}/manifest.json").read_bytes())["stages"]
+    took = sum(entry["seconds"] for entry in entries.values())
+    told = re.fullmatch(
+        r"about (\d+) (\w+), as round (\d+) took \(.*\); .* for the (\d+) to come", figures["time of a round"]
+    )
+    assert told, figures["time of a round"]
+    assert float(told[1]) * {"seconds": 1, "minutes": 60}[told[2]] == pytest.approx(took, abs=30 if took > 120 else 1)
+    assert (int(told[3]), int(told[4])) == (last, 5 - last)
+    assert f"as round {last} takes" in figures["disk of a round"]
+    assert f"as round {last} had" in figures[f"time to generate, round {last}"]
