@@ -44,6 +44,17 @@ def test_asked_once_a_stage_finishes_what_is_in_flight(whole: Whole, tmp_path: P
     assert artifacts(run) == artifacts(whole.after(name))
 
 
+def test_interrupted_before_anything_has_begun(tmp_path: Path) -> None:
+    """While packages are imported: there is nothing to keep, and a traceback through them tells nothing."""
+    (tmp_path / "typer.py").write_text("import pathlib, time\npathlib.Path('imported').touch()\ntime.sleep(60)\n")
+    running = Running("doctor", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    running.until((tmp_path / "imported").exists)
+    running.send(signal.SIGINT)
+    done = running.end(10)
+    assert done.code == -signal.SIGINT
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("name", each("generate"))
 @pytest.mark.parametrize("number", CODES)
 def test_asked_twice_it_is_out_in_five_seconds(whole: Whole, tmp_path: Path, name: str, number: int) -> None:
