@@ -15,6 +15,7 @@ import orjson
 from rstar_cli.errors import DataError, MissingArtifactError
 from rstar_cli.jsonl import digest, read_rows, reading, replacing, storage_errors
 from rstar_cli.layout import RunDir, check_unchanged, read_manifest, write_manifest
+from rstar_cli.locks import held
 from rstar_cli.options import MergePlace
 from rstar_cli.records import EvalRow
 from rstar_cli.report import write_report
@@ -57,8 +58,21 @@ def merge(place: MergePlace, run: RunDir | None) -> Summary:
         MissingArtifactError: there are no shards, or some are missing or not done.
         DataError: shards of different counts, or a file that is not as its shard left it.
         ConfigMismatchError: shards with different settings or inputs.
+        LockedError: another process is at a whole stage, or joins it.
     """
-    stages, summary = _stages(place, run), Summary("merge")
+    stages = _stages(place, run)
+    with ExitStack() as stack:
+        for name in dict.fromkeys(stage.name.split()[0] for stage in stages):
+            if run is not None:
+                stack.enter_context(run.locked(name, place.round))
+            else:
+                lock = stages[0].manifest.with_name(f".{name}.lock")
+                stack.enter_context(held(lock, f"{name} in {lock.parent}"))
+        return _join(stages, place, run)
+
+
+def _join(stages: Sequence[_Stage], place: MergePlace, run: RunDir | None) -> Summary:
+    summary = Summary("merge")
     for stage in stages:
         if not stage.is_complete():
             rows = _merge(stage)

@@ -116,6 +116,17 @@ def test_shards_that_do_not_belong_together_are_refused(whole: Path, tmp_path: P
     assert "2 and in 3 shards" in two.stderr
 
 
+def test_one_process_joins(whole: Path, tmp_path: Path) -> None:
+    begin(whole, tmp_path)
+    deal("generate", 1, 2, tmp_path)
+    with RunDir.open(tmp_path / "r").locked("generate", 1):
+        refused = rstar("merge", "--round", "1", "--run", "r", cwd=tmp_path, check=False)
+    assert refused.returncode == 6
+    assert "is at work on generate of round 1" in refused.stderr
+    rstar("merge", "--round", "1", "--run", "r", cwd=tmp_path)
+    assert not list((tmp_path / "r").rglob("*.lock"))
+
+
 def test_a_shard_that_was_edited_is_refused(whole: Path, tmp_path: Path) -> None:
     begin(whole, tmp_path)
     deal("generate", 1, 2, tmp_path)
