@@ -75,8 +75,8 @@ def _of_round(place: TrainPlace, config: TrainPolicyConfig, run: RunDir) -> Summ
     summary.figures["start"] = summary.data["start"] = model
     summary.figures |= {f"left out, {choice}": count for choice, count in sorted(left_out.items())}
     summary.figures |= {"contaminated problems": contaminated} if contaminated else {}
-    record.complete(summary.figures)
     draw_loss(files.policy, "token")
+    record.complete(summary.figures)
     return pushed(summary, files.policy, place)
 
 

@@ -85,8 +85,8 @@ def _of_round(place: TrainPlace, config: TrainPrmConfig, run: RunDir) -> Summary
     summary.data["start"] = model
     summary.data |= {"contaminated problems": contaminated} if contaminated else {}
     summary.figures = _figures(summary.data)
-    record.complete(summary.data)
     draw_loss(files.prm, prm.loss_unit(config))
+    record.complete(summary.data)
     return pushed(summary, files.prm, place)
 
 

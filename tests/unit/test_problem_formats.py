@@ -15,6 +15,7 @@ from rstar_cli.errors import DataError, StorageError
 from rstar_cli.jsonl import write_rows
 from rstar_cli.problems.files import read_problems
 from rstar_cli.problems.sources import resolve
+from tests.unit.test_problem_files import extras
 
 ROWS = [{"id": "a", "problem": 'Say "hi",\nplease', "answer": "1"}, {"id": "b", "problem": "Übung", "answer": "2"}]
 
