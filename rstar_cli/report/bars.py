@@ -12,9 +12,9 @@ from rstar_cli.report.searches import FATES, RAN
 
 _CHOICES = {
     Choice.KEPT: ("trains the policy", "right, and among the best of its problem"),
-    Choice.SURPLUS: ("right, beyond the best", "better ones of its problem are as many as may train (--top)"),
-    Choice.DUPLICATE: ("right, a duplicate", "the program of a better one, but for comments, layout and names"),
-    Choice.UNLIKELY: ("right, unlikely", "the policy holds it for much less likely than another: perhaps by luck"),
+    Choice.SURPLUS: ("right, beyond the best", "better ones of its problem are as many as may train"),
+    Choice.DUPLICATE: ("right, a duplicate", "the program of a better one, names and comments aside"),
+    Choice.UNLIKELY: ("right, unlikely", "much less likely than another by the policy: perhaps luck"),
     Choice.NOT_RIGHT: ("not right", "its answer is not known to be right"),
 }
 """What a solution is used for: its name, and what that means."""

@@ -85,7 +85,7 @@ def charts(report: dict[str, Any], found: dict[str, Any]) -> list[Chart]:
     spent = "One dot a method, the last evaluated round, with 95\u00a0% intervals."
     sure = "Sampled solutions by the chance that the PRM gives them, and how many are right (95\u00a0% intervals)."
     asked: list[tuple[str, str, str, Drawing | None]] = [
-        ("accuracy_by_level", "Accuracy by level", f"{greedy}; a line a level.", by_level(report)),
+        ("accuracy_by_level", "Accuracy by level", f"{greedy}; a\u00a0line\u00a0a\u00a0level.", by_level(report)),
         ("accuracy_by_subject", "Accuracy by subject", f"{greedy}; the last evaluated round.", by_subject(report)),
         ("accuracy_by_tokens", "Accuracy against tokens", spent, by_tokens(report)),
         (
@@ -98,7 +98,7 @@ def charts(report: dict[str, Any], found: dict[str, Any]) -> list[Chart]:
         (
             "coverage_by_level",
             "Coverage by level",
-            "Training problems with a verified right solution, with 95\u00a0% intervals; a line a level.",
+            "Training problems with a verified right solution, with 95\u00a0% intervals; a\u00a0line\u00a0a\u00a0level.",
             coverage(rounds),
         ),
         ("prm_calibration", "PRM calibration", f"{sure} On the dashed line it would be exact.", calibration(rounds)),

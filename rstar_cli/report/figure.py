@@ -206,7 +206,7 @@ def _groups(report: dict[str, Any], main: str, others: Sequence[str]) -> list[_G
     """What there is to draw: the main set's methods, other sets, and claims."""
     asked = [
         ("measured", "", _measured(report, main), ""),
-        ("greedy on other sets", "", _others(report, others), ""),
+        ("other sets", "", _others(report, others), "greedy decoding"),
         ("claimed", "their ", _claimed(report["claims"]), "for a 7B model, on MATH"),
     ]
     return [

@@ -161,13 +161,13 @@ def _lead(report: dict[str, Any]) -> str:
     told += f"{before}{_round_told(greedy, last)}."
     if best == last:
         return told
-    return f"{told} The best round was not the last: {_round_told(greedy, best)}, as one knows afterwards."
+    return f"{told} The best round was not the last: {_round_told(greedy, best)}, picked in hindsight."
 
 
 def _round_told(figures: dict[int, dict[str, Any]], number: int) -> str:
     found = figures[number]
     share, bounds = percent(found["accuracy"]), interval(found["ci95"])
-    return f"{share} in round\u00a0{number} (95\u00a0% interval {bounds})"
+    return f"{share} in round\u00a0{number} (95\u00a0%\u00a0interval {bounds})"
 
 
 def _warnings(report: dict[str, Any], found: dict[str, Any]) -> str:

@@ -24,8 +24,8 @@ FATES = {
     "error": "its code raised an error",
     "timeout": "its code ran too long",
     "out of memory": "its code wanted too much memory",
-    "stopped otherwise": "its code was ended by the sandbox: too much output, a forbidden call, or the like",
-    "no step": "not in the form of a step: its closing tag is missing, or tags are out of order",
+    "stopped otherwise": "its code was ended by the sandbox: a forbidden call, too much output",
+    "no step": "not in the form of a step: a tag is missing, or out of place",
     "duplicate": "the same text as another candidate of its place",
     "too deep": "it ran, but stands at the depth limit without an answer",
 }

@@ -69,22 +69,21 @@ def interval(bounds: Sequence[float]) -> str:
 
 
 def accuracies(report: dict[str, Any]) -> list[str]:
-    """The main set by method; other sets by all their methods, those of greedy decoding alone in one table."""
+    """The sets by their methods, the main one first; those of greedy decoding alone in one table."""
     if not report["sets"]:
         return []
-    main, *others = report["sets"]
-    plain = [name for name in others if shown_methods(report, name) == ["greedy"]]
+    main = report["sets"][0]
+    plain = [name for name in report["sets"] if shown_methods(report, name) == ["greedy"]]
+    title = "Greedy accuracy by set" if main in plain else "Other sets: greedy accuracy"
     tables = [
         _by_round(f"{name}: accuracy by method", {m: series(report, name, m) for m in told_methods(report, name)})
         for name in report["sets"]
-        if name == main or name not in plain
+        if name not in plain
     ]
     if costs := _costs(report):
         tables.insert(1, costs)
     if plain:
-        tables.append(
-            _by_round("Other sets: greedy accuracy", {name: series(report, name, "greedy") for name in plain})
-        )
+        tables.append(_by_round(title, {name: series(report, name, "greedy") for name in plain}))
     return tables
 
 
@@ -92,8 +91,13 @@ def _by_round(title: str, columns: dict[str, dict[int, dict[str, Any]]]) -> str:
     """A row a round, a column a method or set: accuracy over its 95 % interval."""
     numbers = sorted({number for figures in columns.values() for number in figures})
     rows = [[f"round {n}", *(_told(figures.get(n)) for figures in columns.values())] for n in numbers]
-    counts = ["problems", *(f"{max(f['n'] for f in found.values()):,}" for found in columns.values())]
+    counts = ["problems", *(_most(found) for found in columns.values())]
     return table(f"{title}, 95\u00a0% intervals", ["", *columns], [*rows, counts], "cards", raw=True)
+
+
+def _most(found: dict[int, dict[str, Any]]) -> str:
+    """Of how many problems figures by round are."""
+    return f"{max(figures['n'] for figures in found.values()):,}" if found else "–"
 
 
 def _costs(report: dict[str, Any]) -> str:
@@ -256,7 +260,7 @@ def cost(rounds: Sequence[dict[str, Any]]) -> str:
             cells.append(_spent([stage for found in told for stage in found], size))
         rows.append([escape(name), *cells])
     heads = ["", *(f"round {entry['round']}" for entry in rounds), *(["all rounds"] if len(rounds) > 1 else [])]
-    return table(f"Time, {unit}, and generated tokens", heads, rows, "cards sums", raw=True)
+    return table(f"Time ({unit}) and generated tokens", heads, rows, "cards sums", raw=True)
 
 
 def _spent(stages: Sequence[dict[str, Any]], size: int) -> str:
