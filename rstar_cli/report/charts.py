@@ -98,7 +98,7 @@ def charts(report: dict[str, Any], found: dict[str, Any]) -> list[Chart]:
         (
             "coverage_by_level",
             "Coverage by level",
-            "Training problems with a verified right solution, with 95\u00a0% intervals; a\u00a0line\u00a0a\u00a0level.",
+            "Training problems with a verified right solution (95\u00a0% intervals); a\u00a0line\u00a0a\u00a0level.",
             coverage(rounds),
         ),
         ("prm_calibration", "PRM calibration", f"{sure} On the dashed line it would be exact.", calibration(rounds)),

@@ -270,7 +270,7 @@ def _spent(stages: Sequence[dict[str, Any]], size: int) -> str:
     tokens = sum(stage["tokens"] for stage in stages)
     going = any(stage["status"] in ("running", "stopped") for stage in stages)
     told = [*([f"{tokens:,}\u00a0tokens"] if tokens else []), *(["not done yet"] if going else [])]
-    return f"{duration(sum(stage['seconds'] for stage in stages) / size)}<small>{', '.join(told)}</small>"
+    return f"{escape(duration(sum(stage['seconds'] for stage in stages) / size))}<small>{', '.join(told)}</small>"
 
 
 def origins(found: dict[str, Any]) -> str:
