@@ -12,6 +12,7 @@ from rstar_cli.jsonl import read_rows
 from rstar_cli.layout import RunDir, write_bytes, write_manifest
 from rstar_cli.records import StopReason, Tree, Verdict
 from rstar_cli.report.page import write_page
+from tests.browser.chrome import resize
 from tests.browser.conftest import visit
 from tests.browser.test_tree_page import find
 from tests.helpers import rstar
@@ -73,7 +74,7 @@ BROKEN = """
 const found = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 while (walk.nextNode()) {
   const node = walk.currentNode;
-  if (!node.parentElement.checkVisibility() || node.parentElement.closest("svg, script")) continue;
+  if (!node.parentElement.checkVisibility() || node.parentElement.closest("svg, script, .hashes")) continue;
   for (const match of node.data.matchAll(/[\\d,.]*\\d(\\s*[%\\/]\\s*\\d*)?/g)) {
     const range = document.createRange();
     range.setStart(node, match.index);
@@ -92,8 +93,10 @@ def test_nothing_scrolls_sideways_and_no_number_is_broken(
     browser: Chrome, page: str, request: pytest.FixtureRequest
 ) -> None:
     visit(browser, request.getfixturevalue(page))
-    assert browser.execute_script(SIDEWAYS) == []  # type: ignore[no-untyped-call]
-    assert browser.execute_script(BROKEN) == []  # type: ignore[no-untyped-call]
+    for width in (browser.execute_script("return innerWidth"), 320, 800):  # type: ignore[no-untyped-call]
+        resize(browser, width, 900)
+        assert browser.execute_script(SIDEWAYS) == [], width  # type: ignore[no-untyped-call]
+        assert browser.execute_script(BROKEN) == [], width  # type: ignore[no-untyped-call]
 
 
 def test_the_last_round_of_every_table_is_seen(browser: Chrome, crowded: Path) -> None:
