@@ -81,9 +81,10 @@ def charts(report: dict[str, Any], found: dict[str, Any]) -> list[Chart]:
     """
     rounds: Sequence[dict[str, Any]] = found["rounds"]
     main = next(iter(report["sets"]), "")
-    greedy = f"Greedy decoding on {main}, with 95\u00a0% intervals"
-    spent = "One dot a method, the last evaluated round, with 95\u00a0% intervals."
-    sure = "Sampled solutions by the chance that the PRM gives them, and how many are right (95\u00a0% intervals)."
+    interval = "95\u00a0%\u00a0interval"
+    greedy = f"Greedy decoding on {main}, with {interval}s"
+    spent = f"One dot a method, the last evaluated round, with {interval}s."
+    sure = f"Sampled solutions by the chance that the PRM gives them, and how many are right ({interval}s)."
     asked: list[tuple[str, str, str, Drawing | None]] = [
         ("accuracy_by_level", "Accuracy by level", f"{greedy}; a\u00a0line\u00a0a\u00a0level.", by_level(report)),
         ("accuracy_by_subject", "Accuracy by subject", f"{greedy}; the last evaluated round.", by_subject(report)),
@@ -91,14 +92,14 @@ def charts(report: dict[str, Any], found: dict[str, Any]) -> list[Chart]:
         (
             "accuracy_by_samples",
             "Accuracy by number of samples",
-            "The last evaluated round, with 95\u00a0% intervals; dashed: what chance alone would give, each sample "
+            f"The last evaluated round, with {interval}s; dashed: what chance alone would give, each sample "
             "of a problem being right with its probability p.",
             by_samples(report),
         ),
         (
             "coverage_by_level",
             "Coverage by level",
-            "Training problems with a verified right solution (95\u00a0% intervals); a\u00a0line\u00a0a\u00a0level.",
+            f"Training problems with a verified right solution, with {interval}s; a\u00a0line\u00a0a\u00a0level.",
             coverage(rounds),
         ),
         ("prm_calibration", "PRM calibration", f"{sure} On the dashed line it would be exact.", calibration(rounds)),

@@ -240,7 +240,7 @@ def _about(report: dict[str, Any], name: str) -> str:
     fewer = f", samples and search on {max(others):,}" if others and max(others) != greedy else ""
     base = "/".join(Path(report["run"]["base"]).parts[-2:])  # a hub id whole, of a long path its end
     seed = report["run"]["seed"]
-    return f"{greedy:,} problems{fewer}; 95\u00a0% intervals; base\u00a0{base}, seed\u00a0{seed}"
+    return f"{greedy:,} problems{fewer}; 95\u00a0%\u00a0intervals; base\u00a0{base}, seed\u00a0{seed}"
 
 
 def _measured(report: dict[str, Any], name: str) -> list[_Line]:

@@ -92,7 +92,7 @@ def _by_round(title: str, columns: dict[str, dict[int, dict[str, Any]]]) -> str:
     numbers = sorted({number for figures in columns.values() for number in figures})
     rows = [[f"round {n}", *(_told(figures.get(n)) for figures in columns.values())] for n in numbers]
     counts = ["problems", *(_most(found) for found in columns.values())]
-    return table(f"{title}, 95\u00a0% intervals", ["", *columns], [*rows, counts], "cards", raw=True)
+    return table(f"{title}, 95\u00a0%\u00a0intervals", ["", *columns], [*rows, counts], "cards", raw=True)
 
 
 def _most(found: dict[int, dict[str, Any]]) -> str:
@@ -129,7 +129,7 @@ def subjects(report: dict[str, Any]) -> str:
     rows = [[escape(name), *(_told((f.get("by_subject") or {}).get(name)) for f in found.values())] for name in names]
     heads = ["", *(f"round {number}" for number in found)]
     return table(
-        f"{report['sets'][0]}: greedy accuracy by subject, 95\u00a0% intervals", heads, rows, "cards", raw=True
+        f"{report['sets'][0]}: greedy accuracy by subject, 95\u00a0%\u00a0intervals", heads, rows, "cards", raw=True
     )
 
 
@@ -140,7 +140,7 @@ def reward_models(report: dict[str, Any]) -> str:
     columns = {_PAIRS[kind]: {n: found[kind] for n, found in known.items() if kind in found} for kind in kinds}
     numbers = list(known)
     rows = [[f"round {n}", *(_counted(figures.get(n)) for figures in columns.values())] for n in numbers]
-    title = "Process reward model (PRM): held-out pairs ranked right, 95\u00a0% intervals"
+    title = "Process reward model (PRM): held\u2011out pairs ranked right, 95\u00a0%\u00a0intervals"
     return table(title, ["", *columns], rows, "cards", raw=True) + _INDEPENDENT if known else ""
 
 

@@ -274,7 +274,7 @@ def test_what_prm_intervals_and_training_counts_are(run: RunDir) -> None:
     held_out = {"all": {"accuracy": 0.8, "ci95": [0.75, 0.85], "n": 1354}}
     write_manifest(run.round(1).manifest, "train-prm", {"counts": {"held-out accuracy": held_out}, "seconds": 1.0})
     page = report_page(collect(run), gather(run), "r")
-    part = page[page.index("held-out pairs ranked right") :]
+    part = page[page.index("pairs ranked right") :]
     assert cells(part)["round 1"] == ["80.0 % 75.0 % to 85.0 %, n = 1,354"]
     assert "The intervals take every pair as independent" in part
     assert cells(page[page.index("Training data") :])["round 1"] == ["600", "583", "10,911"]
