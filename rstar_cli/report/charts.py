@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rstar_cli.layout import write_bytes
 from rstar_cli.report import figure
+from rstar_cli.report.bars import dropped, kept, time_by_stage, tokens_by_stage
+from rstar_cli.report.collect import last_figures
 from rstar_cli.report.drawings import (
     INK,
     LINE,
+    ON,
     Draw,
+    Drawing,
     by_level,
     by_samples,
     by_subject,
     by_tokens,
     calibration,
     coverage,
-    dropped,
-    kept,
     q_values,
-    time_by_stage,
-    tokens_by_stage,
 )
 
 _OWN = {
     INK: "currentColor",
     LINE: "var(--line)",
+    ON: "var(--on-blue)",
     figure.INK: "currentColor",
     figure.SOFT: "var(--soft)",
     figure.FAINT: "var(--line)",
@@ -48,6 +49,9 @@ _STYLE = {
     "ytick.color": INK,
 }
 _PAGE = {"svg.fonttype": "none", "savefig.transparent": True}
+_INTERVAL = "95\u00a0%\u00a0interval"
+_Asked = tuple[str, str, str, Drawing | None]
+"""Name, title, what it is of, and what it shows, where there is data for it."""
 _ROUND_INCHES = 0.34
 """Height of a round's bar with its share of the space between."""
 
@@ -58,8 +62,7 @@ class Chart(NamedTuple):
     Attributes:
         name: of its files.
         title, about: what it shows, and of what.
-        draw: draws into axes.
-        bars: how many bars it has below each other; 0: it is no chart of such bars.
+        draw, bars, notes, heads, rows: see `Drawing`.
     """
 
     name: str
@@ -67,6 +70,9 @@ class Chart(NamedTuple):
     about: str
     draw: Draw
     bars: int = 0
+    notes: Mapping[str, str] = {}
+    heads: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
 
 
 def charts(report: dict[str, Any], found: dict[str, Any]) -> list[Chart]:
@@ -76,29 +82,45 @@ def charts(report: dict[str, Any], found: dict[str, Any]) -> list[Chart]:
         report: as `collect` gives it.
         found: as `gather` gives it.
     """
-    rounds: Sequence[dict[str, Any]] = found["rounds"]
+    asked = [*_of_accuracy(report), *_of_searches(found["rounds"])]
+    return [Chart(name, title, about, *drawn) for name, title, about, drawn in asked if drawn is not None]
+
+
+def _of_accuracy(report: dict[str, Any]) -> list[_Asked]:
     main = next(iter(report["sets"]), "")
-    greedy = f"Greedy decoding on {main}, with 95 % intervals"
-    spent = "One dot a method, the last evaluated round, with 95 % intervals."
-    sure = "Sampled solutions by the chance that the PRM gives them, and how many are right (95 % intervals)."
-    asked: list[tuple[str, str, str, tuple[Draw, int] | None]] = [
-        ("accuracy_by_level", "Accuracy by level", f"{greedy}; a line a level.", by_level(report)),
+    greedy = f"Greedy decoding on {main}, with {_INTERVAL}s"
+    spent = f"One dot a method, the last evaluated round, with {_INTERVAL}s."
+    return [
+        ("accuracy_by_level", "Accuracy by level", f"{greedy}; a\u00a0line\u00a0a\u00a0level.", by_level(report)),
         ("accuracy_by_subject", "Accuracy by subject", f"{greedy}; the last evaluated round.", by_subject(report)),
         ("accuracy_by_tokens", "Accuracy against tokens", spent, by_tokens(report)),
         (
             "accuracy_by_samples",
             "Accuracy by number of samples",
-            "The last evaluated round, with 95 % intervals; dashed: if a problem's samples were right by chance p.",
+            f"The last evaluated round, with {_INTERVAL}s; dashed: what chance alone would give, each sample "
+            "of a problem being right with its probability p.",
             by_samples(report),
         ),
+    ]
+
+
+def _of_searches(rounds: Sequence[dict[str, Any]]) -> list[_Asked]:
+    sure = f"Sampled solutions by the chance that the PRM gives them, and how many are right ({_INTERVAL}s)."
+    return [
         (
             "coverage_by_level",
             "Coverage by level",
-            "Training problems with a verified right solution; a line a level.",
+            f"Training problems with a verified right solution, with {_INTERVAL}s; a\u00a0line\u00a0a\u00a0level.",
             coverage(rounds),
         ),
         ("prm_calibration", "PRM calibration", f"{sure} On the dashed line it would be exact.", calibration(rounds)),
-        ("q_of_steps", "Q of visited steps", "Mean reward of each step that a rollout passed.", q_values(rounds)),
+        (
+            "q_of_steps",
+            "Q of visited steps",
+            "Mean reward of each step that a rollout passed; numbers are shares of the round's visited steps, heights "
+            "are to one scale.",
+            q_values(rounds),
+        ),
         (
             "dropped_candidates",
             "Where candidates die",
@@ -111,10 +133,26 @@ def charts(report: dict[str, Any], found: dict[str, Any]) -> list[Chart]:
             "Finished solutions of a round, by whether they train the policy, and why not.",
             kept(rounds),
         ),
-        ("time_by_stage", "Time by stage", "Wall clock.", time_by_stage(rounds)),
-        ("tokens_by_stage", "Tokens by stage", "Generated by the policy.", tokens_by_stage(rounds)),
+        (
+            "time_by_stage",
+            "Time by stage",
+            "Wall clock; every number is in the table of time and generated tokens.",
+            time_by_stage(rounds),
+        ),
+        ("tokens_by_stage", "Tokens by stage", "Generated by the policy; see the same table.", tokens_by_stage(rounds)),
     ]
-    return [Chart(name, title, about, *drawn) for name, title, about, drawn in asked if drawn is not None]
+
+
+def left_out(report: dict[str, Any]) -> str:
+    """Why a chart of methods is not there, where one alone was evaluated; else nothing."""
+    figures = last_figures(report)
+    if len(figures) != 1:
+        return ""
+    (method, found), main = next(iter(figures.items())), report["sets"][0]
+    return (
+        f"There is no chart of accuracy against tokens: on {main} the only method that was evaluated is {method}, "
+        f"with {found['tokens'] / found['n']:,.0f} generated tokens a problem."
+    )
 
 
 def on_page(chart: Chart) -> str:

@@ -27,7 +27,7 @@ CLAIMS: dict[str, dict[str, Any]] = {
         "source": f"{_PAPER}: the policy with search guided by the process reward model; 0.9 with 64 trajectories",
         "accuracy": [None, 0.752, 0.866, 0.87, 0.894],
     },
-    "summary": {
+    "summary of paper": {
         "source": "claim of a widely read summary of rStar-Math, for a 7B model on MATH",
         "accuracy": [0.42, 0.68, 0.78, 0.85, 0.9],
     },
@@ -128,6 +128,13 @@ def series(report: dict[str, Any], name: str, method: str) -> dict[int, dict[str
         for entry in report["rounds"]
         if method in entry["eval"].get(name, {})
     }
+
+
+def last_figures(report: dict[str, Any]) -> dict[str, Any]:
+    """Figures by method of the main set, in the last round that evaluated it; none of a run that did not."""
+    name = next(iter(report["sets"]), "")
+    found: list[dict[str, Any]] = [entry["eval"][name] for entry in report["rounds"] if name in entry["eval"]]
+    return found[-1] if found else {}
 
 
 def _evaluations(folder: RoundDir) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rstar_cli.report.collect import series, shown_methods
+from rstar_cli.report.collect import series, told_methods
 
 _Column = tuple[str, Mapping[int, str], str]
 """Heading, cells by round, and the number of problems for the last row."""
@@ -46,13 +46,20 @@ def curve_table(report: dict[str, Any]) -> Group:
 
 def _methods(report: dict[str, Any], name: str) -> list[_Column]:
     columns = []
-    for method in shown_methods(report, name):
+    for method in told_methods(report, name):
         found = series(report, name, method)
-        columns.append(_accuracy(method.replace("@", "\n@"), found))
+        columns.append(_accuracy(_heading(method), found))
         if method == "greedy":
             bounds = {number: [_percent(bound) for bound in figures["ci95"]] for number, figures in found.items()}
             columns.append(("95 %\ninterval", {number: " to ".join(pair) for number, pair in bounds.items()}, ""))
     return columns
+
+
+def _heading(method: str) -> str:
+    """A method over two lines."""
+    kind, at, number = method.partition("@")
+    search, top, taken = kind.partition("_top")
+    return f"{search}\n{top[1:]}{taken}{at}{number}" if at else method
 
 
 def _claimed(claims: dict[str, Any]) -> Table:

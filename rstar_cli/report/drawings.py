@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from math import floor
+from typing import Any, NamedTuple
 
-from rstar_cli.config import STAGES
 from rstar_cli.metrics import wilson
-from rstar_cli.report.collect import series, told_methods
-from rstar_cli.report.figure import COLOURS
-from rstar_cli.report.searches import RAN
+from rstar_cli.report.collect import last_figures, series, told_methods
+from rstar_cli.report.figure import COLOURS, colour_of, is_variant
 
-INK, LINE = "#010203", "#E6E6E7"
-"""Text, and faint lines; in a page they stand for its own colours."""
-_PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A8A8A", "#B8A500")
-_CHOICES = {
-    "kept": "trains the policy",
-    "surplus": "right, beyond the best",
-    "duplicate": "right, a duplicate",
-    "unlikely": "right, unlikely",
-    "not_right": "not right",
-}
+INK, LINE, ON = "#010203", "#E6E6E7", "#FDFDFE"
+"""Text, faint lines, and text on the palette's first colour; in a page they stand for its own colours."""
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A8A8A", "#B8A500")
 _LONGEST = 26
 """Characters of a subject's name that there is room for."""
+_LOW = 0.02
+"""A share below has no number in a histogram."""
 
 Draw = Callable[[Any], None]
 """Draws into matplotlib's axes."""
 Shares = Mapping[int, tuple[float, tuple[float, float]]]
 """By round: a share and its interval, in [0, 1]."""
+_TICKS = ((0.11, 0.02), (0.26, 0.05), (0.51, 0.1), (1.0, 0.25))
+"""Of a percent axis: the widest that has a step, and the step."""
 
 
-def by_level(report: dict[str, Any]) -> tuple[Draw, int] | None:
+class Drawing(NamedTuple):
+    """What a chart shows.
+
+    Attributes:
+        draw: draws it.
+        bars: how many bars, or rows of a bar's height, lie below each other; 0: it is no chart of such bars.
+        notes: words of its key that need one, with their explanation.
+        heads, rows: the same in numbers, where not every part has room for its own.
+    """
+
+    draw: Draw
+    bars: int = 0
+    notes: Mapping[str, str] = {}
+    heads: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+
+
+def by_level(report: dict[str, Any]) -> Drawing | None:
     """Greedy accuracy on the main set by round, a line a level."""
     found = series(report, report["sets"][0], "greedy") if report["sets"] else {}
     levels = sorted({level for figures in found.values() for level in figures["by_level"]}, key=int)
@@ -42,10 +55,10 @@ def by_level(report: dict[str, Any]) -> tuple[Draw, int] | None:
         }
         for level in levels
     }
-    return (_by_round(lines, "greedy accuracy"), 0) if len(lines) > 1 else None
+    return Drawing(_by_round(lines, "greedy accuracy")) if len(lines) > 1 else None
 
 
-def coverage(rounds: Sequence[dict[str, Any]]) -> tuple[Draw, int] | None:
+def coverage(rounds: Sequence[dict[str, Any]]) -> Drawing | None:
     """Share of training problems with a right solution by round, a line a level."""
     levels = sorted({level for entry in rounds for level in entry["coverage"]})
     lines = {
@@ -57,21 +70,26 @@ def coverage(rounds: Sequence[dict[str, Any]]) -> tuple[Draw, int] | None:
         }
         for level in levels
     }
-    return (_by_round(lines, "problems solved"), 0) if lines else None
+    return Drawing(_by_round(lines, "problems solved")) if lines else None
 
 
 def _by_round(lines: Mapping[str, Shares], label: str) -> Draw:
-    """Lines over the rounds, moved a little apart so that no interval hides another."""
+    """Lines over the rounds, moved a little apart so that no interval hides another.
+
+    Where all of them are high, the axis begins a little below the lowest, and says so.
+    """
+    lowest = min(low for points in lines.values() for _, (low, _) in points.values())
+    begin = floor(20 * lowest) / 20 if lowest >= 0.5 else 0.0
 
     def draw(axes: Any) -> None:
         for place, (name, points) in enumerate(lines.items()):
-            aside = 0.05 * (place - (len(lines) - 1) / 2)
+            aside = 0.08 * (place - (len(lines) - 1) / 2)
             shares = [share for share, _ in points.values()]
             axes.errorbar(
                 [number + aside for number in points],
                 shares,
                 yerr=_errors(points.values()),
-                color=_PALETTE[place % len(_PALETTE)],
+                color=PALETTE[place % len(PALETTE)],
                 marker="o",
                 markersize=4,
                 elinewidth=0.8,
@@ -81,8 +99,8 @@ def _by_round(lines: Mapping[str, Shares], label: str) -> Draw:
         axes.set_xticks(numbers)
         axes.set_xlim(numbers[0] - 0.3, numbers[-1] + 0.3)
         axes.set_xlabel("round")
-        axes.set_ylabel(label)
-        _percent(axes, "y")
+        axes.set_ylabel(f"{label} (axis from {100 * begin:.0f} %)" if begin else label)
+        _percent(axes, "y", begin)
         _key(axes)
 
     return draw
@@ -94,16 +112,9 @@ def _errors(points: Iterable[tuple[float, Sequence[float]]]) -> list[list[float]
     return [[below for below, _ in pairs], [above for _, above in pairs]]
 
 
-def _last(report: dict[str, Any]) -> dict[str, Any]:
-    """Figures by method of the main set, in the last round that evaluated it."""
-    name = next(iter(report["sets"]), "")
-    found: list[dict[str, Any]] = [entry["eval"][name] for entry in report["rounds"] if name in entry["eval"]]
-    return found[-1] if found else {}
-
-
-def by_subject(report: dict[str, Any]) -> tuple[Draw, int] | None:
+def by_subject(report: dict[str, Any]) -> Drawing | None:
     """Greedy accuracy by subject, a bar each, the best first."""
-    figures = _last(report).get("greedy", {}).get("by_subject") or {}
+    figures = last_figures(report).get("greedy", {}).get("by_subject") or {}
     if len(figures) < 2:
         return None
     subjects = sorted(figures, key=lambda name: -figures[name]["accuracy"])
@@ -114,7 +125,7 @@ def by_subject(report: dict[str, Any]) -> tuple[Draw, int] | None:
             range(len(subjects)),
             [share for share, _ in shares],
             xerr=_errors(shares),
-            color=_PALETTE[0],
+            color=PALETTE[0],
             ecolor=INK,
             error_kw={"elinewidth": 0.8},
             height=0.62,
@@ -124,18 +135,24 @@ def by_subject(report: dict[str, Any]) -> tuple[Draw, int] | None:
             range(len(subjects)),
             [f"{name} ({figures[full]['n']})" for name, full in zip(cut, subjects, strict=True)],
         )
+        for place, (share, _) in enumerate(shares):  # beyond the axis, where no interval reaches
+            beyond = axes.get_yaxis_transform()
+            axes.text(1.02, place, f"{100 * share:.0f} %", transform=beyond, va="center", fontsize=9)
         axes.invert_yaxis()
         _percent(axes, "x")
         axes.set_xlabel("greedy accuracy (problems)")
 
-    return draw, len(subjects)
+    return Drawing(draw, len(subjects))
 
 
-def by_tokens(report: dict[str, Any]) -> tuple[Draw, int] | None:
-    """Accuracy against generated tokens a problem, a dot a method; those of equal cost stand a little apart."""
-    methods = _last(report)
+def by_tokens(report: dict[str, Any]) -> Drawing | None:
+    """Accuracy against generated tokens a problem, a dot a method; those of equal cost stand a little apart.
+
+    Of a single method there is nothing to compare, and no drawing.
+    """
+    methods = last_figures(report)
     shown = [method for method in told_methods(report, report["sets"][0]) if method in methods] if methods else []
-    if not shown:
+    if len(shown) < 2:
         return None
 
     def draw(axes: Any) -> None:
@@ -151,8 +168,8 @@ def by_tokens(report: dict[str, Any]) -> tuple[Draw, int] | None:
                 figures["accuracy"],
                 yerr=_errors([(figures["accuracy"], figures["ci95"])]),
                 fmt="o",
-                color=COLOURS[method.partition("@")[0].partition("_top")[0]],
-                markerfacecolor="none" if "_top" in method else None,
+                color=colour_of(method),
+                markerfacecolor="none" if is_variant(method) else None,
                 label=method,
                 elinewidth=1,
             )
@@ -168,14 +185,14 @@ def by_tokens(report: dict[str, Any]) -> tuple[Draw, int] | None:
         _percent(axes, "y")
         _key(axes)
 
-    return draw, 0
+    return Drawing(draw)
 
 
-def by_samples(report: dict[str, Any]) -> tuple[Draw, int] | None:
+def by_samples(report: dict[str, Any]) -> Drawing | None:
     """Accuracy by how many samples are used, a line a method; the line of theory is dashed."""
-    curves = {method: figures["by_n"] for method, figures in _last(report).items() if figures.get("by_n")}
+    curves = {method: figures["by_n"] for method, figures in last_figures(report).items() if figures.get("by_n")}
     theory: dict[str, float] = next(
-        (figures["theory"] for figures in _last(report).values() if figures.get("theory")), {}
+        (figures["theory"] for figures in last_figures(report).values() if figures.get("theory")), {}
     )
 
     def draw(axes: Any) -> None:
@@ -204,10 +221,10 @@ def by_samples(report: dict[str, Any]) -> tuple[Draw, int] | None:
         _percent(axes, "y")
         _key(axes)
 
-    return (draw, 0) if curves else None
+    return Drawing(draw) if curves else None
 
 
-def calibration(rounds: Sequence[dict[str, Any]]) -> tuple[Draw, int] | None:
+def calibration(rounds: Sequence[dict[str, Any]]) -> Drawing | None:
     """Share of right solutions by the chance that the PRM gives them, a line a round."""
     known = [entry for entry in rounds if entry["calibration"]]
 
@@ -220,7 +237,7 @@ def calibration(rounds: Sequence[dict[str, Any]]) -> tuple[Draw, int] | None:
                 chances,
                 shares,
                 yerr=_errors(zip(shares, bounds, strict=True)),
-                color=_PALETTE[place % len(_PALETTE)],
+                color=PALETTE[place % len(PALETTE)],
                 marker="o",
                 markersize=4,
                 elinewidth=0.6,
@@ -232,106 +249,47 @@ def calibration(rounds: Sequence[dict[str, Any]]) -> tuple[Draw, int] | None:
         axes.set_ylabel("right")
         _key(axes)
 
-    return (draw, 0) if known else None
+    return Drawing(draw) if known else None
 
 
-def q_values(rounds: Sequence[dict[str, Any]]) -> tuple[Draw, int] | None:
-    """Distribution of Q over visited steps, an outline a round."""
-    known = [entry for entry in rounds if sum(entry["searches"].q)]
+def q_values(rounds: Sequence[dict[str, Any]]) -> Drawing | None:
+    """Distribution of Q over visited steps, a row a round, all to one scale."""
+    known = [(entry["round"], entry["searches"].q) for entry in rounds if sum(entry["searches"].q)]
+    shares = [[count / sum(counts) for count in counts] for _, counts in known]
 
     def draw(axes: Any) -> None:
-        highest = 0.0
-        for place, entry in enumerate(known):
-            counts = entry["searches"].q
-            edges = [2 * i / len(counts) - 1 for i in range(len(counts) + 1)]
-            shares = [count / sum(counts) for count in counts]
-            highest = max(highest, *shares)
-            axes.stairs(
-                shares, edges, color=_PALETTE[place % len(_PALETTE)], linewidth=1.4, label=f"round {entry['round']}"
-            )
-        axes.set_xlim(-1.01, 1.01)
-        axes.set_ylim(0, highest * 1.05)
+        highest = max(max(row) for row in shares)
+        for place, row in enumerate(shares):
+            width = 2 / len(row)
+            centres = [width * (i + 0.5) - 1 for i in range(len(row))]
+            heights = [0.72 * share / highest for share in row]
+            axes.bar(centres, heights, 0.86 * width, bottom=-place, color=PALETTE[0])
+            axes.axhline(-place, color=LINE, linewidth=0.8, zorder=0)
+            for i in _peaks(row):
+                axes.text(centres[i], heights[i] - place + 0.04, f"{100 * row[i]:.0f} %", ha="center", fontsize=8)
+        names = [f"round {number}\n{sum(counts):,} steps" for number, counts in known]
+        axes.set_yticks([0.3 - place for place in range(len(names))], names)
+        axes.set_ylim(1 - len(known), 1)
+        axes.set_xlim(-1.07, 1.07)
+        axes.spines["left"].set_visible(False)
         axes.set_xticks([-1, -0.5, 0, 0.5, 1], ["−1", "−0.5", "0", "0.5", "1"])
-        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
         axes.set_xlabel("Q (−1: all wrong, 1: all right)")
-        axes.set_ylabel("visited steps")
-        axes.grid(axis="y", color=LINE, linewidth=0.8)
-        axes.set_axisbelow(True)
-        _key(axes)
 
-    return (draw, 0) if known else None
+    return Drawing(draw, 2 * len(known)) if known else None
 
 
-def dropped(rounds: Sequence[dict[str, Any]]) -> tuple[Draw, int] | None:
-    """Share of a round's candidate steps that were dropped, by why."""
-    known = [entry for entry in rounds if entry["searches"].fates]
-    totals = [sum(entry["searches"].fates.values()) for entry in known]
-    fates = {fate for entry in known for fate in entry["searches"].fates if fate != RAN}
-    parts = {
-        fate: [100 * e["searches"].fates[fate] / total for e, total in zip(known, totals, strict=True)]
-        for fate in sorted(fates, key=lambda fate: -sum(entry["searches"].fates[fate] for entry in known))
-    }
-    names = [f"round {entry['round']} ({total:,})" for entry, total in zip(known, totals, strict=True)]
-    return (_stacked(names, parts, "% of candidates (in brackets: how many)"), len(known)) if parts else None
+def _peaks(shares: Sequence[float]) -> list[int]:
+    """Bars that have a number: not low ones, and of near ones the highest."""
+    near = [shares[max(0, i - 2) : i + 3] for i in range(len(shares))]
+    return [i for i, share in enumerate(shares) if share >= _LOW and share == max(near[i])]
 
 
-def kept(rounds: Sequence[dict[str, Any]]) -> tuple[Draw, int] | None:
-    """A round's finished solutions, by what they are used for."""
-    known = [entry for entry in rounds if sum(entry["choices"].values())]
-    parts = {title: [entry["choices"].get(name, 0) for entry in known] for name, title in _CHOICES.items()}
-    names = [f"round {entry['round']}" for entry in known]
-    return (_stacked(names, parts, "solutions"), len(known)) if known else None
-
-
-def time_by_stage(rounds: Sequence[dict[str, Any]]) -> tuple[Draw, int] | None:
-    """A round's minutes, by stage."""
-    return _by_stage(rounds, "seconds", 60, "minutes")
-
-
-def tokens_by_stage(rounds: Sequence[dict[str, Any]]) -> tuple[Draw, int] | None:
-    """A round's generated tokens, by stage."""
-    return _by_stage(rounds, "tokens", 1, "tokens")
-
-
-def _by_stage(rounds: Sequence[dict[str, Any]], key: str, unit: float, label: str) -> tuple[Draw, int] | None:
-    known = [entry for entry in rounds if any(told[key] for told in entry["stages"].values())]
-    others = {name.split()[0] for entry in known for name in entry["stages"]} - {*STAGES}
-    parts = {
-        stage: [
-            sum(told[key] for name, told in entry["stages"].items() if name.split()[0] == stage) / unit
-            for entry in known
-        ]
-        for stage in [*STAGES, *sorted(others)]
-    }
-    return (_stacked([f"round {entry['round']}" for entry in known], parts, label), len(known)) if known else None
-
-
-def _stacked(names: Sequence[str], parts: Mapping[str, Sequence[float]], label: str) -> Draw:
-    """Horizontal bars, one a name, of parts that lie side by side; parts that are empty everywhere are left out."""
-
-    def draw(axes: Any) -> None:
-        places = list(range(len(names)))
-        left = [0.0] * len(names)
-        for (name, values), colour in zip(parts.items(), _PALETTE, strict=False):
-            if any(values):
-                axes.barh(places, values, left=left, color=colour, label=name, height=0.62)
-                left = [a + b for a, b in zip(left, values, strict=True)]
-        axes.set_yticks(places, names)
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xlabel(label)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
-        axes.locator_params(axis="x", nbins=5)
-        axes.grid(axis="x", color=LINE, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.figure.legend(frameon=False, fontsize=9, ncols=3, loc="outside lower left")
-
-    return draw
-
-
-def _percent(axes: Any, axis: str) -> None:
-    """An axis from 0 to 100 %, with lines; what stands on its ends is not cut."""
-    getattr(axes, f"set_{axis}lim")(-0.015, 1.015)
-    ticks = [0, 0.25, 0.5, 0.75, 1]
+def _percent(axes: Any, axis: str, begin: float = 0.0) -> None:
+    """An axis from `begin` to 100 %, with lines; what stands on its ends is not cut."""
+    room = 0.015 * (1 - begin)
+    getattr(axes, f"set_{axis}lim")(begin - room, 1 + room)
+    step = next(step for widest, step in _TICKS if 1 - begin <= widest)
+    ticks = [1 - step * i for i in range(floor((1 - begin) / step + 1e-9) + 1)]
     getattr(axes, f"set_{axis}ticks")(ticks, [f"{100 * tick:.0f} %" for tick in ticks])
     axes.grid(axis=axis, color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -10,7 +10,7 @@ from textwrap import fill
 from typing import Any, NamedTuple
 
 from rstar_cli.layout import write_bytes
-from rstar_cli.report.collect import series, shown_methods
+from rstar_cli.report.collect import series, shown_methods, told_methods
 
 COLOURS = {
     "greedy": "#0072B2",
@@ -28,8 +28,10 @@ COLOURS = {
 """By kind of method: the palette of Okabe & Ito (2008), told apart under every common colour blindness; the tree
 searches beside `mcts`, of which a figure rarely has more than one, in shades of its colour and in greys."""
 INK, SOFT, _GREY, FAINT = "#222222", "#5A5A5A", "#8A8A8A", "#E6E6E6"
+_SETS = ("#7B5CC4", "#1B8A8A", "#9A8B00")
+"""Of sets beside the main one: colours that no method has."""
 _MARKERS = "s^vDPX<>"
-_DASHES = ((4.0, 2.0), (1.2, 1.4), (6.0, 2.0, 1.2, 2.0))
+_DASHES = {"dashed": (4.0, 2.0), "dotted": (1.2, 1.4), "dash-dotted": (6.0, 2.0, 1.2, 2.0)}
 _WIDEST = 17
 """Characters of a name that the key has room for."""
 _STYLE = {
@@ -42,6 +44,16 @@ _STYLE = {
     "ytick.color": SOFT,
     "svg.hashsalt": "rstar",  # else the ids in an SVG are drawn at random
 }
+
+
+def colour_of(method: str) -> str:
+    """The colour of a method, as `mcts_top4@16`."""
+    return COLOURS[method.partition("@")[0].partition("_top")[0]]
+
+
+def is_variant(method: str) -> bool:
+    """Whether it is another vote over a search that has a line of its own: its dots are hollow."""
+    return "_top" in method
 
 
 class _Line(NamedTuple):
@@ -60,6 +72,21 @@ class _Line(NamedTuple):
     errors: tuple[list[float], list[float]] | None
     style: dict[str, Any]
     aside: float = 0.0
+
+
+class _Group(NamedTuple):
+    """Lines that belong together.
+
+    Attributes:
+        heading, column: what the key says above them, and above their last values.
+        lines: the highest last value first.
+        about: a line below the heading; empty: none.
+    """
+
+    heading: str
+    column: str
+    lines: list[_Line]
+    about: str = ""
 
 
 class _Layout(NamedTuple):
@@ -149,17 +176,12 @@ def _figure(report: dict[str, Any], narrow: bool) -> Any:
     from matplotlib.figure import Figure
 
     main, *others = report["sets"]
-    groups = {
-        "measured": _measured(report, main),
-        "greedy on other sets": _others(report, others),
-        "claimed (7B, MATH)": _claimed(report["claims"]),
-    }
-    groups = {heading: sorted(lines, key=_last, reverse=True) for heading, lines in groups.items() if lines}
-    rows = sum(len(lines) + 1.7 for lines in groups.values())
+    groups = _groups(report, main, others)
+    rows = sum(len(group.lines) + bool(group.about) + 1.7 for group in groups)
     layout = _layout(rows, narrow)
     figure = Figure(figsize=layout.size, facecolor="white")
     axes = figure.add_axes(layout.axes)
-    curves = [line for lines in groups.values() for line in lines]
+    curves = [line for group in groups for line in group.lines]
     for depth, line in enumerate(curves):
         rounds = [number + line.aside for number in line.points]
         axes.errorbar(
@@ -180,19 +202,50 @@ def _figure(report: dict[str, Any], narrow: bool) -> Any:
     return figure
 
 
+def _groups(report: dict[str, Any], main: str, others: Sequence[str]) -> list[_Group]:
+    """What there is to draw: the main set's methods, other sets, and claims."""
+    asked = [
+        ("measured", "", _measured(report, main), ""),
+        ("other sets", "", _others(report, others), "greedy decoding"),
+        ("claimed", "their ", _claimed(report["claims"]), "for a 7B model, on MATH"),
+    ]
+    return [
+        _Group(heading, f"{whose}{_ends(lines)}, %", sorted(lines, key=_last, reverse=True), about)
+        for heading, whose, lines, about in asked
+        if lines
+    ]
+
+
+def _ends(lines: Sequence[_Line]) -> str:
+    """The round that all lines end with, in words."""
+    ends = {max(line.points) for line in lines}
+    return f"round {ends.pop()}" if len(ends) == 1 else "last round"
+
+
+def claims_told(report: dict[str, Any]) -> str:
+    """A sentence that says which line is whose claim."""
+    told = [f"{look}, {label}" for label, look in zip(report["claims"], _DASHES, strict=True)]
+    return (
+        f"The grey curves are claims of others, for a 7B model on MATH: {'; '.join(told)} "
+        "(the paper: rStar-Math, arXiv 2501.04519). Their numbers are of their own last round; "
+        "nothing of them was measured here."
+    )
+
+
 def _about(report: dict[str, Any], name: str) -> str:
     """On how many problems the main set's figures rest, and whose they are."""
     greedy, *others = (
         max(figures["n"] for figures in series(report, name, method).values()) for method in shown_methods(report, name)
     )
-    fewer = f", samples and search on {max(others)}" if others and max(others) != greedy else ""
+    fewer = f", samples and search on {max(others):,}" if others and max(others) != greedy else ""
     base = "/".join(Path(report["run"]["base"]).parts[-2:])  # a hub id whole, of a long path its end
-    return f"{greedy} problems{fewer}; 95 % intervals; base {base}, seed {report['run']['seed']}"
+    seed = report["run"]["seed"]
+    return f"{greedy:,} problems{fewer}; 95\u00a0%\u00a0intervals; base\u00a0{base}, seed\u00a0{seed}"
 
 
 def _measured(report: dict[str, Any], name: str) -> list[_Line]:
     """The main set's methods."""
-    methods = shown_methods(report, name)
+    methods = told_methods(report, name)
     lines = []
     for place, method in enumerate(methods):
         found = series(report, name, method)
@@ -200,10 +253,11 @@ def _measured(report: dict[str, Any], name: str) -> list[_Line]:
         below = [100 * max(0.0, share - low) for share, (low, _) in pairs]
         above = [100 * max(0.0, high - share) for share, (_, high) in pairs]
         style = {
-            "color": COLOURS[method.partition("@")[0]],
+            "color": colour_of(method),
             "linewidth": 2.2 if method == "greedy" else 1.4,
             "marker": "o",
             "markersize": 5 if method == "greedy" else 4,
+            "markerfacecolor": "white" if is_variant(method) else None,
         }
         aside = 0.04 * (place - (len(methods) - 1) / 2)
         lines.append(_Line(method, _percent(found), (below, above), style, aside))
@@ -211,16 +265,16 @@ def _measured(report: dict[str, Any], name: str) -> list[_Line]:
 
 
 def _others(report: dict[str, Any], names: Sequence[str]) -> list[_Line]:
-    style = {"color": COLOURS["greedy"], "linewidth": 0.8, "markersize": 4, "markerfacecolor": "white"}
+    style = {"linewidth": 1, "markersize": 4, "markerfacecolor": "white"}
     return [
-        _Line(name, _percent(series(report, name, "greedy")), None, {**style, "marker": marker})
-        for name, marker in zip(names, cycle(_MARKERS), strict=False)
+        _Line(name, _percent(series(report, name, "greedy")), None, {**style, "marker": marker, "color": colour})
+        for name, marker, colour in zip(names, cycle(_MARKERS), cycle(_SETS), strict=False)
     ]
 
 
 def _claimed(claims: dict[str, Any]) -> list[_Line]:
     lines = []
-    for (label, claim), dashes in zip(claims.items(), _DASHES, strict=True):
+    for (label, claim), dashes in zip(claims.items(), _DASHES.values(), strict=True):
         points = {number: 100 * share for number, share in enumerate(claim["accuracy"]) if share is not None}
         lines.append(_Line(label, points, None, {"color": _GREY, "linewidth": 1.2, "linestyle": (0, dashes)}))
     return lines
@@ -230,7 +284,7 @@ def _percent(found: dict[int, dict[str, Any]]) -> dict[int, float]:
     return {number: 100 * figures["accuracy"] for number, figures in found.items()}
 
 
-def _key(figure: Any, groups: dict[str, list[_Line]], layout: _Layout, step: float) -> None:
+def _key(figure: Any, groups: Sequence[_Group], layout: _Layout, step: float) -> None:
     """The key: by group, each line's look, name and last value, the highest first.
 
     By hand: a legend of matplotlib has neither groups nor a column of numbers.
@@ -238,9 +292,12 @@ def _key(figure: Any, groups: dict[str, list[_Line]], layout: _Layout, step: flo
     from matplotlib.lines import Line2D
 
     (left, right, height), inch = layout.key, layout.inch
-    figure.text(right, height + step, "last round, %", ha="right", va="center_baseline", size=7.5, color=SOFT)
-    for heading, lines in groups.items():
+    for heading, column, lines, about in groups:
         figure.text(left, height, heading, va="center_baseline", weight="bold", size=8.5)
+        figure.text(right, height, column, ha="right", va="center_baseline", size=7.5, color=SOFT)
+        if about:
+            height -= step
+            figure.text(left, height, about, va="center_baseline", size=7.5, color=SOFT)
         for line in lines:
             height -= step
             figure.add_artist(

@@ -25,7 +25,8 @@ def gather(run: RunDir) -> dict[str, Any]:
         `rounds`: of each {round, searches (see `Searches`), choices {choice: solutions}, coverage {level: (problems
         with a right solution, problems)}, stages {stage: {seconds, tokens, status}}, calibration [[value, share right,
         solutions]]}; `changed`: settings that are not the same in all rounds, each {stage, setting, values {round:
-        value}}; `origins`: {name: text}; `problems`: of the main set, see `_problems`.
+        value}}; `origins`: {name: texts}; `hashes`: {round: {name of what it was verified from: SHA-256}}; `problems`:
+        of the main set, see `_problems`.
     """
     folders = run.rounds()
     manifests = {folder.number: read_manifest(folder.manifest) for folder in folders}
@@ -34,6 +35,7 @@ def gather(run: RunDir) -> dict[str, Any]:
         "rounds": [_round(folder, manifests[folder.number], main) for folder in folders],
         "changed": list(_changed(manifests)),
         "origins": _origins(run, manifests),
+        "hashes": _hashes(manifests),
         "problems": _problems(run, folders, main),
     }
 
@@ -101,8 +103,8 @@ def _changed(manifests: dict[int, dict[str, Any]]) -> Iterator[dict[str, Any]]:
                 yield {"stage": stage, "setting": setting, "values": values}
 
 
-def _origins(run: RunDir, manifests: dict[int, dict[str, Any]]) -> dict[str, str]:
-    """Where the figures come from: base, seed, sources, versions, engines, hashes of what was trained on."""
+def _origins(run: RunDir, manifests: dict[int, dict[str, Any]]) -> dict[str, list[str]]:
+    """Where the figures come from: base, seed, sources, versions, engines."""
     entries = [entry for stages in manifests.values() for entry in stages.values()]
     versions = _distinct(
         f"{name} {version}" for entry in entries for name, version in entry.get("versions", {}).items()
@@ -114,16 +116,22 @@ def _origins(run: RunDir, manifests: dict[int, dict[str, Any]]) -> dict[str, str
     )
     config = run.recipe.run
     origins = {
-        "base": config.base,
-        "seed": str(config.seed),
-        "training problems": f"{config.source}, {config.count} a round",
-        "engine": ", ".join(engines),
-        "versions": ", ".join(versions),
+        "base": [config.base],
+        "seed": [str(config.seed)],
+        "training problems": [config.source, f"{config.count:,} a round"],
+        "engine": engines,
+        "versions": versions,
     }
-    for number, stages in manifests.items():
-        for name, told in stages.get("verify", {}).get("inputs", {}).items():
-            origins[f"{name} of round {number}, SHA-256"] = str(told.get("sha256", ""))
-    return {name: text for name, text in origins.items() if text}
+    return {name: texts for name, texts in origins.items() if texts}
+
+
+def _hashes(manifests: dict[int, dict[str, Any]]) -> dict[int, dict[str, str]]:
+    """SHA-256 of what each round's training rows were made from."""
+    found = {
+        number: {name: str(told.get("sha256", "")) for name, told in stages.get("verify", {}).get("inputs", {}).items()}
+        for number, stages in manifests.items()
+    }
+    return {number: hashes for number, hashes in found.items() if hashes}
 
 
 def _distinct(texts: Iterable[str]) -> list[str]:

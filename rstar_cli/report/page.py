@@ -10,17 +10,21 @@ from typing import Any
 import orjson
 
 from rstar_cli.layout import RunDir, write_bytes
-from rstar_cli.report.charts import charts, on_page, themed, write_charts
+from rstar_cli.report.charts import Chart, charts, left_out, on_page, themed, write_charts
 from rstar_cli.report.collect import collect, series
-from rstar_cli.report.figure import draw_curve, draw_figure
+from rstar_cli.report.figure import claims_told, draw_curve, draw_figure
 from rstar_cli.report.gather import gather
 from rstar_cli.report.tables import (
+    SEARCHES,
     accuracies,
     asked,
     changed_settings,
     cost,
+    interval,
     listed_searches,
+    origins,
     percent,
+    problems_title,
     reward_models,
     searched,
     subjects,
@@ -28,8 +32,9 @@ from rstar_cli.report.tables import (
     training_data,
 )
 
-_CLAIMED = """<p class="hint">The dashed curves are claims of others, for a 7B model on MATH;
-nothing of them was measured here.</p>"""
+_SECTIONS = {"accuracy": "Accuracy", "charts": "What happened", "origins": "Data, cost and origins"}
+"""Headings of the parts that every page has, by the link to them."""
+_NOTHING = "<p>Nothing was evaluated yet: <code>rstar status</code> names the command.</p>"
 
 
 def assemble(name: str, **parts: str) -> str:
@@ -71,40 +76,75 @@ def report_page(report: dict[str, Any], found: dict[str, Any], name: str) -> str
         name: of the run.
     """
     curve = {"wide": draw_figure(report), "narrow": draw_figure(report, narrow=True)} if report["sets"] else {}
-    figures = [
-        f"<figure><figcaption><b>{chart.title}</b>{escape(chart.about)}</figcaption>{on_page(chart)}</figure>"
-        for chart in charts(report, found)
-    ]
     searches = listed_searches(found["rounds"])
+    figures = "".join(_figure(chart) for chart in charts(report, found))
+    claimed = f'<p class="hint">{escape(claims_told(report))}</p>'
     return assemble(
         "report",
-        TITLE=f"{escape(name)}: report",
+        TITLE=f"{escape(name)}: {escape(_headline(report))}",
         LEAD=escape(_lead(report)),
         WARNINGS=_warnings(report, found),
         PARTS=_parts(report, found),
+        **{f"HEADING_{key.upper()}": heading for key, heading in _SECTIONS.items()},
         CURVE="".join(f'<div class="{kind}">{themed(svg)}</div>' for kind, svg in curve.items())
-        + (_CLAIMED if curve else "<p>Nothing was evaluated yet: <code>rstar status</code> names the command.</p>"),
+        + (claimed if curve else _NOTHING),
         TABLES="".join((*accuracies(report), subjects(report), reward_models(report))),
-        CHARTS="".join(figures) or "<p>No round was searched yet.</p>",
+        CHARTS=figures or "<p>No round was searched yet.</p>",
+        LEFT_OUT=f'<p class="hint">{escape(left_out(report))}</p>' if figures else "",
         PROBLEMS=asked(report, found["problems"]) + searched(searches),
         DATA_TABLE=training_data(report),
         COST=cost(found["rounds"]),
         CHANGED=changed_settings(found["changed"]),
-        ORIGINS=table("Origins", ["", ""], [[k, v] for k, v in found["origins"].items()], "words"),
+        ORIGINS=origins(found),
         DATA=as_json({"problems": found["problems"], "searches": searches}),
     )
 
 
+def _figure(chart: Chart) -> str:
+    """A chart with what it shows, what the words of its key mean, and its numbers."""
+    notes = "".join(f"<li><b>{escape(word)}</b>: {escape(told)}</li>" for word, told in chart.notes.items())
+    numbers = table("", chart.heads, chart.rows, "cards plain") if chart.rows else ""
+    return (
+        f"<figure><figcaption><b>{chart.title}</b>{escape(chart.about)}</figcaption>{on_page(chart)}"
+        + (f'<ul class="notes">{notes}</ul>' if notes else "")
+        + (f"<details><summary>in numbers</summary>{numbers}</details>" if numbers else "")
+        + "</figure>"
+    )
+
+
 def _parts(report: dict[str, Any], found: dict[str, Any]) -> str:
-    """Links to what the page holds."""
+    """Links to what the page holds, each with the words of its heading."""
     parts = {
-        "accuracy": "Accuracy",
-        "charts": "Charts",
-        "problems-part": f"Problems of {report['sets'][0]}" if found["problems"]["columns"] else "",
-        "searches-part": "Searches" if any(entry["searches"].listed for entry in found["rounds"]) else "",
-        "origins": "Data, cost, origins",
+        "accuracy": _SECTIONS["accuracy"],
+        "charts": _SECTIONS["charts"],
+        "problems-part": problems_title(report) if found["problems"]["columns"] else "",
+        "searches-part": SEARCHES if any(entry["searches"].listed for entry in found["rounds"]) else "",
+        "origins": _SECTIONS["origins"],
     }
     return "".join(f'<a href="#{key}">{escape(text)}</a>' for key, text in parts.items() if text)
+
+
+def _headline(report: dict[str, Any]) -> str:
+    """The outcome in a few words: from where to where, and the best round where it is not the last."""
+    name = next(iter(report["sets"]), "")
+    greedy = series(report, name, "greedy")
+    if not greedy:
+        return "not evaluated yet"
+    first, last, best = min(greedy), max(greedy), best_round(greedy)
+    end = percent(greedy[last]["accuracy"])
+    if first == last:
+        return f"{end} on {name} in round\u00a0{last}"
+    higher = f" (best: {percent(greedy[best]['accuracy'])} in round\u00a0{best})" if best != last else ""
+    return f"{percent(greedy[first]['accuracy'])} to {end} on {name} by round\u00a0{last}{higher}"
+
+
+def best_round(figures: dict[int, dict[str, Any]]) -> int:
+    """The round of the highest accuracy, of equal ones the last.
+
+    Args:
+        figures: by round, at least one.
+    """
+    return max(figures, key=lambda number: (figures[number]["accuracy"], number))
 
 
 def _lead(report: dict[str, Any]) -> str:
@@ -115,11 +155,19 @@ def _lead(report: dict[str, Any]) -> str:
     greedy = series(report, name, "greedy")
     if not greedy:
         return "Nothing was evaluated greedily yet."
-    first, last = min(greedy), max(greedy)
-    before = f"{percent(greedy[first]['accuracy'])} in round {first}, " if first != last else ""
-    (low, high), n = greedy[last]["ci95"], greedy[last]["n"]
-    told = f"{percent(greedy[last]['accuracy'])} in round {last} (95 % interval {percent(low)} to {percent(high)})"
-    return f"Of {n} problems of {name}, greedy decoding answers right: {before}{told}."
+    first, last, best = min(greedy), max(greedy), best_round(greedy)
+    before = f"{percent(greedy[first]['accuracy'])} in round\u00a0{first}, " if first != last else ""
+    told = f"Of {greedy[last]['n']:,} problems of {name}, greedy decoding answers right: "
+    told += f"{before}{_round_told(greedy, last)}."
+    if best == last:
+        return told
+    return f"{told} The best round was not the last: {_round_told(greedy, best)}, picked in hindsight."
+
+
+def _round_told(figures: dict[int, dict[str, Any]], number: int) -> str:
+    found = figures[number]
+    share, bounds = percent(found["accuracy"]), interval(found["ci95"])
+    return f"{share} in round\u00a0{number} (95\u00a0%\u00a0interval {bounds})"
 
 
 def _warnings(report: dict[str, Any], found: dict[str, Any]) -> str:

@@ -20,6 +20,16 @@ MOST = 1000
 """Searches of a round that the page lists, unsolved ones first: with the texts of more it would grow too large."""
 ANSWERS = 4
 """Different answers of a search that are told."""
+FATES = {
+    "error": "its code raised an error",
+    "timeout": "its code ran too long",
+    "out of memory": "its code wanted too much memory",
+    "stopped otherwise": "its code was ended by the sandbox: a forbidden call, too much output",
+    "no step": "not in the form of a step: a tag is missing, or out of place",
+    "duplicate": "the same text as another candidate of its place",
+    "too deep": "it ran, but stands at the depth limit without an answer",
+}
+"""What a fate of a dropped candidate means."""
 _FAILURES = {"error": "error", "timeout": "timeout", "memory": "out of memory"}
 _FATES = {"malformed": "no step", "duplicate": "duplicate", "depth": "too deep"}
 RAN = "ran"

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from rstar_cli.config import STAGES
+from rstar_cli.report.bars import duration, time_unit
 from rstar_cli.report.collect import series, shown_methods, told_methods
 from rstar_cli.report.searches import MOST
 
@@ -18,6 +20,9 @@ _COUNTS = {
     "step labels": "labelled solutions for the PRM",
 }
 _PAIRS = {"all": "all pairs", "step": "pairs of steps", "solution": "pairs of solutions"}
+_INDEPENDENT = """<p class="hint">n is the number of pairs. The intervals take every pair as independent, though many
+pairs come from one problem and tend to be right or wrong together: by problems, of which there are fewer, the intervals
+would be wider.</p>"""
 _KEEP = {
     "all": "all problems",
     "wrong": "wrong in the last round",
@@ -26,6 +31,7 @@ _KEEP = {
     "lost": "lost: right once, wrong at last",
     "never": "never right",
 }
+SEARCHES = "Searches of training problems"
 _SOLVED = {"unsolved": "not solved", "solved": "solved", "all": "all searches"}
 
 
@@ -33,7 +39,7 @@ def table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], kind:
     """A table under a heading; cells are escaped unless they are HTML already (`raw`).
 
     Args:
-        title: of the table.
+        title: of the table; empty: what stands above it says enough.
         heads: of its columns; all empty: there is no row of heads.
         rows: cells by row.
         kind: `words`: text, not numbers; `cards`: on a phone each row is a block of its own, a line a cell.
@@ -47,33 +53,37 @@ def table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], kind:
         for row in rows
     )
     top = f"<thead><tr>{head}</tr></thead>" if any(heads) else ""
-    return (
-        f'<h3>{escape(title)}</h3><div class="scrolls"><table class="{kind}">{top}<tbody>{body}</tbody></table></div>'
-    )
+    named_so = f"<h3>{escape(title)}</h3>" if title else ""
+    return f'{named_so}<div class="scrolls"><table class="{kind}">{top}<tbody>{body}</tbody></table></div>'
 
 
 def percent(share: float) -> str:
-    """A share in [0, 1] in percent, with a decimal."""
-    return f"{100 * share:.1f} %"
+    """A share in [0, 1] in percent, with a decimal; it does not break over lines."""
+    return f"{100 * share:.1f}\u00a0%"
+
+
+def interval(bounds: Sequence[float]) -> str:
+    """A 95 % interval, in one piece."""
+    low, high = map(percent, bounds)
+    return f"{low}\u00a0to\u00a0{high}"
 
 
 def accuracies(report: dict[str, Any]) -> list[str]:
-    """The main set by method; other sets by all their methods, those of greedy decoding alone in one table."""
+    """The sets by their methods, the main one first; those of greedy decoding alone in one table."""
     if not report["sets"]:
         return []
-    main, *others = report["sets"]
-    plain = [name for name in others if shown_methods(report, name) == ["greedy"]]
+    main = report["sets"][0]
+    plain = [name for name in report["sets"] if shown_methods(report, name) == ["greedy"]]
+    title = "Greedy accuracy by set" if main in plain else "Other sets: greedy accuracy"
     tables = [
         _by_round(f"{name}: accuracy by method", {m: series(report, name, m) for m in told_methods(report, name)})
         for name in report["sets"]
-        if name == main or name not in plain
+        if name not in plain
     ]
     if costs := _costs(report):
         tables.insert(1, costs)
     if plain:
-        tables.append(
-            _by_round("Other sets: greedy accuracy", {name: series(report, name, "greedy") for name in plain})
-        )
+        tables.append(_by_round(title, {name: series(report, name, "greedy") for name in plain}))
     return tables
 
 
@@ -81,15 +91,22 @@ def _by_round(title: str, columns: dict[str, dict[int, dict[str, Any]]]) -> str:
     """A row a round, a column a method or set: accuracy over its 95 % interval."""
     numbers = sorted({number for figures in columns.values() for number in figures})
     rows = [[f"round {n}", *(_told(figures.get(n)) for figures in columns.values())] for n in numbers]
-    counts = ["problems", *(str(max((f["n"] for f in found.values()), default="")) for found in columns.values())]
-    return table(f"{title}, 95 % intervals", ["", *columns], [*rows, counts], "cards", raw=True)
+    counts = ["problems", *(_most(found) for found in columns.values())]
+    return table(f"{title}, 95\u00a0%\u00a0intervals", ["", *columns], [*rows, counts], "cards", raw=True)
+
+
+def _most(found: dict[int, dict[str, Any]]) -> str:
+    """Of how many problems figures by round are."""
+    return f"{max(figures['n'] for figures in found.values()):,}" if found else "–"
 
 
 def _costs(report: dict[str, Any]) -> str:
-    """Generated tokens of the main set's methods in the last round that evaluated it."""
+    """Generated tokens of the main set's methods in the last round that evaluated it; of one method there is none."""
     main = report["sets"][0]
     number, found = next((e["round"], e["eval"][main]) for e in reversed(report["rounds"]) if main in e["eval"])
     methods = [method for method in told_methods(report, main) if method in found]
+    if len(methods) < 2:
+        return ""
     rows = [["a problem", *(f"{found[method]['tokens'] / found[method]['n']:,.0f}" for method in methods)]]
     solved = [found[method].get("tokens_per_solved") for method in methods]
     if any(solved):
@@ -100,8 +117,7 @@ def _costs(report: dict[str, Any]) -> str:
 def _told(figures: dict[str, Any] | None) -> str:
     if figures is None:
         return "–"
-    low, high = figures["ci95"]
-    return f"{percent(figures['accuracy'])}<small>{percent(low)} to {percent(high)}</small>"
+    return f"{percent(figures['accuracy'])}<small>{interval(figures['ci95'])}</small>"
 
 
 def subjects(report: dict[str, Any]) -> str:
@@ -112,7 +128,9 @@ def subjects(report: dict[str, Any]) -> str:
         return ""
     rows = [[escape(name), *(_told((f.get("by_subject") or {}).get(name)) for f in found.values())] for name in names]
     heads = ["", *(f"round {number}" for number in found)]
-    return table(f"{report['sets'][0]}: greedy accuracy by subject, 95 % intervals", heads, rows, "cards", raw=True)
+    return table(
+        f"{report['sets'][0]}: greedy accuracy by subject, 95\u00a0%\u00a0intervals", heads, rows, "cards", raw=True
+    )
 
 
 def reward_models(report: dict[str, Any]) -> str:
@@ -122,23 +140,28 @@ def reward_models(report: dict[str, Any]) -> str:
     columns = {_PAIRS[kind]: {n: found[kind] for n, found in known.items() if kind in found} for kind in kinds}
     numbers = list(known)
     rows = [[f"round {n}", *(_counted(figures.get(n)) for figures in columns.values())] for n in numbers]
-    title = "Process reward model (PRM): held-out pairs ranked right, 95 % intervals"
-    return table(title, ["", *columns], rows, "cards", raw=True) if known else ""
+    title = "Process reward model (PRM): held\u2011out pairs ranked right, 95\u00a0%\u00a0intervals"
+    return table(title, ["", *columns], rows, "cards", raw=True) + _INDEPENDENT if known else ""
 
 
 def _counted(figures: dict[str, Any] | None) -> str:
-    return "–" if figures is None else _told(figures).replace("</small>", f", n = {figures['n']}</small>")
+    return "–" if figures is None else _told(figures).replace("</small>", f", n\u00a0=\u00a0{figures['n']:,}</small>")
 
 
 def training_data(report: dict[str, Any]) -> str:
-    """What each round's searches left to train on."""
+    """What each round's searches left to train on, a row a round."""
     known = {entry["round"]: entry["counts"] for entry in report["rounds"] if "counts" in entry}
+    columns = {key: told for key, told in _COUNTS.items() if any(key in counts for counts in known.values())}
     rows = [
-        [told, *(f"{counts[key]:,}" if key in counts else "–" for counts in known.values())]
-        for key, told in _COUNTS.items()
-        if any(key in counts for counts in known.values())
+        [f"round {number}", *(f"{counts[key]:,}" if key in counts else "–" for key in columns)]
+        for number, counts in known.items()
     ]
-    return table("Training data", ["", *(f"round {n}" for n in known)], rows) if rows else ""
+    return table("Training data", ["", *columns.values()], rows, "cards plain") if columns else ""
+
+
+def problems_title(report: dict[str, Any]) -> str:
+    """Heading of the main set's problems."""
+    return f"Problems of {report['sets'][0]}"
 
 
 def asked(report: dict[str, Any], problems: dict[str, Any]) -> str:
@@ -153,7 +176,7 @@ def asked(report: dict[str, Any], problems: dict[str, Any]) -> str:
         about += (
             "; of samples how often each answer came, and the PRM's mean value of it (−1 to 1), where there is a PRM"
         )
-    return _finder("problems", f"Problems of {report['sets'][0]}", f"{about}.", heads, _KEEP)
+    return _finder("problems", problems_title(report), f"{about}.", heads, _KEEP)
 
 
 def listed_searches(rounds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -175,7 +198,7 @@ def searched(searches: Sequence[dict[str, Any]]) -> str:
     about += f"dropped.{cut} Step by step, with the PRM's value of each: "
     about += "<code>rstar show --round N --problem ID --prm last --html tree.html</code>"
     rounds = {str(entry["round"]): f"round {entry['round']}" for entry in reversed(searches)}
-    return _finder("searches", "Searches of training problems", about, heads, _SOLVED, rounds)
+    return _finder("searches", SEARCHES, about, heads, _SOLVED, rounds)
 
 
 def _any_cut(searches: Sequence[dict[str, Any]]) -> bool:
@@ -217,33 +240,66 @@ def _finder(
 
 
 def cost(rounds: Sequence[dict[str, Any]]) -> str:
-    """Seconds and generated tokens of each stage, by round."""
+    """Time and generated tokens of each stage by round, with their sums."""
     stages = list(dict.fromkeys(name for entry in rounds for name in entry["stages"]))
-    rows = []
-    for stage in stages:
-        told = [entry["stages"].get(stage) for entry in rounds]
-        cells = ["–" if t is None else f"{_seconds(t['seconds'])}<small>{_tokens(t)}</small>" for t in told]
-        rows.append([escape(stage), *cells])
-    if not rows:
+    order = list(STAGES)
+    stages.sort(key=lambda name: order.index(name.split()[0]) if name.split()[0] in order else len(order))
+    if not stages:
         return ""
-    heads = ["", *(f"round {entry['round']}" for entry in rounds)]
-    return table("Time and generated tokens", heads, rows, "cards", raw=True)
+    evaluations = [stage for stage in stages if stage.startswith("evaluate ")]
+    summed = {stage: [stage] for stage in stages}
+    if len(evaluations) > 1:
+        summed["evaluate, together"] = evaluations
+    summed["all stages"] = stages
+    unit, size = time_unit(rounds)
+    rows = []
+    for name, parts in summed.items():
+        told = [[entry["stages"][part] for part in parts if part in entry["stages"]] for entry in rounds]
+        cells = [_spent(found, size) for found in told]
+        if len(rounds) > 1:
+            cells.append(_spent([stage for found in told for stage in found], size))
+        rows.append([escape(name), *cells])
+    heads = ["", *(f"round {entry['round']}" for entry in rounds), *(["all rounds"] if len(rounds) > 1 else [])]
+    return table(f"Time ({unit}) and generated tokens", heads, rows, "cards sums", raw=True)
 
 
-def _seconds(seconds: float) -> str:
-    return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+def _spent(stages: Sequence[dict[str, Any]], size: int) -> str:
+    """Time and tokens of stages together, and that one is not done; the tokens where there are any."""
+    if not stages:
+        return "–"
+    tokens = sum(stage["tokens"] for stage in stages)
+    going = any(stage["status"] in ("running", "stopped") for stage in stages)
+    told = [*([f"{tokens:,}\u00a0tokens"] if tokens else []), *(["not done yet"] if going else [])]
+    return f"{escape(duration(sum(stage['seconds'] for stage in stages) / size))}<small>{', '.join(told)}</small>"
 
 
-def _tokens(stage: dict[str, Any]) -> str:
-    """A stage's tokens, and that it is not done where it is not."""
-    told = [f"{stage['tokens']:,} tokens"] if stage["tokens"] else []
-    return ", ".join([*told, *(["not done yet"] if stage["status"] in ("running", "stopped") else [])])
+def origins(found: dict[str, Any]) -> str:
+    """Where the figures come from, and the hashes of what was trained on.
+
+    Args:
+        found: as `gather` gives it.
+    """
+    # a space within a part does not break, one between parts does
+    rows = [
+        [name, ", ".join(text.replace(" ", "\u00a0") for text in texts)] for name, texts in found["origins"].items()
+    ]
+    kinds = list(dict.fromkeys(name for hashes in found["hashes"].values() for name in hashes))
+    hashed = [
+        [f"round {number}", *(hashes.get(kind, "–") for kind in kinds)] for number, hashes in found["hashes"].items()
+    ]
+    told = table("Origins", ["", ""], rows, "words")
+    title = "SHA\u2011256 of what each round's training rows were made from"
+    return told + (table(title, ["", *kinds], hashed, "words cards hashes") if hashed else "")
 
 
 def changed_settings(changed: Iterable[dict[str, Any]]) -> str:
     """Settings that are not the same in all rounds."""
     rows = [
-        [entry["stage"], entry["setting"], ", ".join(f"round {n}: {value}" for n, value in entry["values"].items())]
+        [
+            entry["stage"],
+            entry["setting"],
+            ", ".join(f"round\u00a0{n}:\u00a0{value}" for n, value in entry["values"].items()),
+        ]
         for entry in changed
     ]
     if not rows:

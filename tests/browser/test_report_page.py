@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rstar_cli.jsonl import read_rows
+from rstar_cli.layout import RunDir, write_bytes, write_manifest
 from rstar_cli.records import StopReason, Tree, Verdict
+from rstar_cli.report.page import write_page
+from tests.browser.chrome import resize
 from tests.browser.conftest import visit
 from tests.browser.test_tree_page import find
 from tests.helpers import rstar
+from tests.unit.test_report import evaluated, figures, sampled
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -31,6 +35,97 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = rstar("report", "--run", "run", cwd=folder)
     assert "wrote run/report.html" in done.stderr
     return folder / "run" / "report.html"
+
+
+@pytest.fixture(scope="session")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of five rounds with every method, several sets, and large numbers."""
+    root = tmp_path_factory.mktemp("crowded") / "a-run-with-a-long-name"
+    write_bytes(root / "recipe.toml", b"[run]\nseed = 7\n[eval.test]\n[eval.validation]\n")
+    run = RunDir.open(root)
+    prm = {kind: {"accuracy": 0.8, "ci95": [0.751, 0.852], "n": 12_345} for kind in ("all", "step", "solution")}
+    names = ("problems", "solved", "solutions", "sft", "pairs", "step labels")
+    inputs = {"inputs": {name: {"sha256": "c0ffee42" * 8} for name in ("problems", "trees")}}
+    for number in range(5):
+        path, spent = run.round(number).manifest, {"seconds": 123.4, "tokens": {"generated": 1_234_567}}
+        evaluated(run, number, "test", greedy=figures(170 - number), **sampled(60 + 10 * number))
+        for name in ("validation", "rare", "level6"):
+            evaluated(run, number, name, greedy=figures(70 + number))
+            write_manifest(path, f"evaluate {name} greedy", {**spent, "config": {"rollouts": number}})
+        if number:
+            write_manifest(path, "generate", spent)
+            counts = dict.fromkeys(names, 1_234_567)
+            write_manifest(path, "verify", {**spent, **inputs, "counts": counts, "status": "complete"})
+            write_manifest(path, "train-prm", {**spent, "counts": {"held-out accuracy": prm}})
+    return write_page(run)[-1]
+
+
+SIDEWAYS = """
+document.querySelectorAll("details").forEach((one) => { one.open = true; });
+const wide = (one) => one.scrollWidth > one.clientWidth + 1 && one.clientWidth
+  && getComputedStyle(one).display !== "inline";
+const cut = (one) => one.getBoundingClientRect().right > one.ownerSVGElement.getBoundingClientRect().right + 1;
+return [document.documentElement, ...document.querySelectorAll("body *:not(svg *)")].filter(wide)
+  .concat([...document.querySelectorAll("svg text")].filter(cut))
+  .map((one) => `${one.tagName} ${one.className} ${one.textContent.slice(0, 80)}`);
+"""
+"""Elements with more than they have room for, and words of drawings that are cut."""
+BROKEN = """
+const found = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walk.nextNode()) {
+  const node = walk.currentNode;
+  if (!node.parentElement.checkVisibility() || node.parentElement.closest("svg, script, .hashes")) continue;
+  for (const match of node.data.matchAll(/[\\d,.]*\\d(\\s*[%\\/]\\s*\\d*)?/g)) {
+    const range = document.createRange();
+    range.setStart(node, match.index);
+    range.setEnd(node, match.index + match[0].length);
+    const lines = new Set([...range.getClientRects()].map((one) => Math.round(one.top)));
+    if (match[0].length < 14 && lines.size > 1) found.push(match[0]);
+  }
+}
+return found;
+"""
+"""Numbers, percentages and fractions that stand on two lines."""
+
+
+@pytest.mark.parametrize("page", ["report", "crowded"])
+def test_nothing_scrolls_sideways_and_no_number_is_broken(
+    browser: Chrome, page: str, request: pytest.FixtureRequest
+) -> None:
+    visit(browser, request.getfixturevalue(page))
+    for width in (browser.execute_script("return innerWidth"), 320, 800):  # type: ignore[no-untyped-call]
+        resize(browser, width, 900)
+        assert browser.execute_script(SIDEWAYS) == [], width  # type: ignore[no-untyped-call]
+        assert browser.execute_script(BROKEN) == [], width  # type: ignore[no-untyped-call]
+
+
+def test_the_last_round_of_every_table_is_seen(browser: Chrome, crowded: Path) -> None:
+    visit(browser, crowded)
+    width = browser.execute_script("return innerWidth")  # type: ignore[no-untyped-call]
+    tables = browser.find_elements("css selector", "section > .scrolls table")
+    assert len(tables) >= 6
+    for shown in tables:
+        for cell in shown.find_elements("css selector", "td:last-child"):
+            assert cell.rect["x"] + cell.rect["width"] <= width, shown.text
+
+
+def test_links_have_the_words_of_their_headings(browser: Chrome, report: Path) -> None:
+    visit(browser, report)
+    links = browser.find_elements("css selector", "nav a")
+    assert len(links) == 5
+    for link in links:
+        assert link.text == find(browser, f"[id='{str(link.get_attribute('href')).partition('#')[2]}']").text
+
+
+def test_numbers_of_bars_open_below_them(browser: Chrome, report: Path) -> None:
+    visit(browser, report)
+    chart = next(one for one in browser.find_elements("css selector", "figure") if "kept and dropped" in one.text)
+    assert not chart.find_element("css selector", "table").is_displayed()
+    for summary in chart.find_elements("css selector", "details:not([open]) summary"):
+        browser.execute_script("arguments[0].click()", summary)  # type: ignore[no-untyped-call]
+    cells = chart.find_elements("css selector", "tbody td:not(:first-child)")
+    *parts, whole = [int(cell.text.split("\n")[-1].replace(",", "")) for cell in cells]
+    assert sum(parts) == whole > 0
 
 
 def test_it_says_what_came_of_the_run(browser: Chrome, report: Path) -> None:

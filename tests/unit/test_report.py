@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rstar_cli.errors import DataError
 from rstar_cli.layout import RunDir, write_bytes, write_manifest
 from rstar_cli.metrics import accuracy, accuracy_by_group
 from rstar_cli.report import CLAIMS, collect, curve_table, draw_curve, write_report
+from rstar_cli.report.figure import claims_told, draw_figure
 
 RECIPE = """
 [run]
@@ -42,7 +44,7 @@ def evaluated(run: RunDir, number: int, name: str, **methods: dict[str, Any]) ->
 
 
 def sampled(right: int) -> dict[str, Any]:
-    kinds = ("majority@8", "best_of_n@8", "weighted@8", "pass@1", "pass@8", "mcts@16")
+    kinds = ("majority@8", "best_of_n@8", "weighted@8", "pass@1", "pass@8", "mcts@16", "mcts_top4@16")
     return {kind: figures(right + place, 150) for place, kind in enumerate(kinds)}
 
 
@@ -101,7 +103,7 @@ def test_claims_are_labelled_as_such(run: RunDir) -> None:
     assert all("claim" in claim["source"] and "MATH" in claim["source"] for claim in claims.values())
     assert claims["paper pass@1"]["accuracy"] == [0.588, 0.696, 0.736, 0.758, 0.784]
     assert claims["paper with search"]["accuracy"] == [None, 0.752, 0.866, 0.87, 0.894]
-    assert claims["summary"]["accuracy"] == [0.42, 0.68, 0.78, 0.85, 0.9]
+    assert claims["summary of paper"]["accuracy"] == [0.42, 0.68, 0.78, 0.85, 0.9]
 
 
 def test_damaged_figures_are_refused(run: RunDir) -> None:
@@ -123,7 +125,7 @@ def test_the_table_fits(trained: RunDir, width: int) -> None:
     text = "\n".join(lines)
     assert max(map(len, lines)) <= width
     assert "…" not in text
-    for shown in ("35.0", "28.7 to 41.8", "weighted", "pass", "80.0", "claimed (7B, MATH), %", "89.4"):
+    for shown in ("35.0", "28.7 to 41.8", "weighted", "pass", "80.0", "top4@16", "claimed (7B, MATH), %", "89.4"):
         assert shown in text
 
 
@@ -144,6 +146,18 @@ def test_figures_are_drawn_and_equal(trained: RunDir, tmp_path: Path) -> None:
     assert [path.read_bytes() for path in drawn] == [path.read_bytes() for path in again]
     assert drawn[0].read_bytes().startswith(b"<?xml")
     assert drawn[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_figure_says_what_each_line_is(trained: RunDir) -> None:
+    report = collect(trained)
+    for narrow in (False, True):
+        words = re.findall("<text[^>]*>([^<]*)</text>", draw_figure(report, narrow=narrow))
+        assert {"mcts@16", "mcts_top4@16", "other sets", "summary of paper"} <= set(words)
+        assert words.count("round 4, %") == 2, "of what was measured, on the main set and on others"
+        assert words.count("their round 4, %") == 1
+    told = claims_told(report)
+    for look, label in (("dashed", "pass@1"), ("dotted", "paper with search"), ("dash-dotted", "summary of paper")):
+        assert re.search(rf"\b{look}, [^;]*{label}", told)
 
 
 def test_a_figure_of_one_round_and_of_none(run: RunDir, tmp_path: Path) -> None:

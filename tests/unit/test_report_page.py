@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from html import escape
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -20,10 +23,13 @@ from rstar_cli.records import (
     Verdict,
 )
 from rstar_cli.report import collect
-from rstar_cli.report.charts import charts, on_page, themed, write_charts
+from rstar_cli.report.bars import time_by_stage, time_unit
+from rstar_cli.report.charts import Chart, charts, on_page, themed, write_charts
+from rstar_cli.report.drawings import coverage
 from rstar_cli.report.gather import gather
 from rstar_cli.report.page import as_json, report_page, write_page
 from rstar_cli.report.searches import BINS, MOST, Searches, read_searches
+from rstar_cli.report.tables import cost
 from tests.unit.test_extract import TREE, choose, rows
 from tests.unit.test_report import evaluated, figures, sampled
 
@@ -176,13 +182,119 @@ def test_subjects_and_curves_over_samples(run: RunDir) -> None:
     assert '<td data-head="majority@8">123</td>' in page
 
 
+def test_of_one_method_there_is_no_comparison_and_it_says_why(run: RunDir) -> None:
+    for number in range(3):
+        evaluated(run, number, "test", greedy=figures(70))
+    report = collect(run)
+    assert "accuracy_by_tokens" not in [chart.name for chart in charts(report, gather(run))]
+    page = report_page(report, gather(run), "r")
+    assert "There is no chart of accuracy against tokens: on test the only method" in page
+    assert "greedy, with 62 generated tokens a problem" in page
+    assert "test: generated tokens" not in page
+    evaluated(run, 2, "test", greedy=figures(70), **sampled(100))
+    assert "There is no chart" not in report_page(collect(run), gather(run), "r")
+
+
+def test_the_best_round_is_told_where_it_is_not_the_last(run: RunDir) -> None:
+    assert "The best round" not in report_page(collect(run), gather(run), "r")
+    evaluated(run, 1, "test", greedy=figures(150))
+    page = report_page(collect(run), gather(run), "r").replace("\u00a0", " ")
+    assert "<h1>r: 35.0 % to 55.0 % on test by round 2 (best: 75.0 % in round 1)</h1>" in page
+    assert "The best round was not the last: 75.0 % in round 1 (95 % interval 68.6 % to 80.5 %)" in page
+    evaluated(run, 2, "test", greedy=figures(150))
+    assert "The best round" not in report_page(collect(run), gather(run), "r"), "as good as the last one"
+
+
+def cells(html: str) -> dict[str, list[str]]:
+    """Cells of the first table by the first one of their row, in words."""
+    rows = [re.findall("<td[^>]*>(.*?)</td>", row) for row in re.findall("<tr>(.*?)</tr>", html.split("</table>")[0])]
+    return {row[0]: [" ".join(re.sub("<[^>]*>", " ", cell).split()) for cell in row[1:]] for row in rows if row}
+
+
+def stages(**seconds: float) -> dict[str, Any]:
+    told = {name.replace("_", " ").replace("train ", "train-"): value for name, value in seconds.items()}
+    return {name: {"seconds": value, "tokens": round(10 * value), "status": "complete"} for name, value in told.items()}
+
+
+def test_times_have_one_unit_and_sums() -> None:
+    spent = stages(evaluate_test_greedy=3, evaluate_rare_greedy=0.5)
+    rounds = [
+        {"round": 0, "stages": spent},
+        {"round": 1, "stages": {**spent, **stages(train_prm=60, generate=1200)}},
+    ]
+    html = cost(rounds)
+    assert "Time (seconds)" in html
+    assert list(cells(html)) == [
+        "generate",
+        "train-prm",
+        "evaluate test greedy",
+        "evaluate rare greedy",
+        "evaluate, together",
+        "all stages",
+    ]
+    assert cells(html)["evaluate, together"] == ["3.5 35 tokens", "3.5 35 tokens", "7.0 70 tokens"]
+    assert cells(html)["all stages"] == ["3.5 35 tokens", "1,264 12,635 tokens", "1,267 12,670 tokens"]
+    assert cells(html)["generate"] == ["–", "1,200 12,000 tokens", "1,200 12,000 tokens"]
+    rounds[1]["stages"] |= stages(train_policy=6000)
+    html, chart = cost(rounds), time_by_stage(rounds)
+    assert "Time (minutes)" in html
+    assert cells(html)["evaluate rare greedy"][0] == "&lt; 0.1 5 tokens"
+    assert cells(html)["all stages"][1].startswith("121 ")
+    assert chart is not None
+    svg = on_page(Chart("time", "Time", "", *chart))
+    assert all(f">{told}<" in svg for told in ("minutes", "100", "20", "121")), "the same numbers on the bars"
+    assert time_unit([{"stages": stages(generate=36_000)}]) == ("hours", 3600)
+
+
+def test_bars_have_numbers_and_their_words_are_explained(run: RunDir) -> None:
+    page = report_page(collect(run), gather(run), "r")
+    shown = {chart.name: chart for chart in charts(collect(run), gather(run))}
+    kept = shown["kept_solutions"]
+    assert cells(page[page.index("Solutions kept and dropped") :])["round 1"] == ["2", "1", "1", "4"]
+    assert set(kept.notes) == {"trains the policy", "right, a duplicate", "not right"}, "what there is, and no more"
+    assert all(f"<b>{word}</b>: {escape(told)}" in page for word, told in kept.notes.items())
+    assert set(shown["dropped_candidates"].notes) == {"stopped otherwise"}
+    svg = on_page(kept)
+    assert svg.count(">1<") >= 4, "of each of two rounds the duplicate and the one that is not right"
+    assert ">4<" in svg
+
+
+def test_a_coverage_near_all_has_an_axis_that_begins_below_it(run: RunDir) -> None:
+    near = {"round": 1, "coverage": {1: (195, 200), 2: (200, 200)}}
+    far = {"round": 2, "coverage": {1: (20, 200), 2: (200, 200)}}
+    for rounds, told in (([near], "problems solved (axis from 90 %)"), ([near, far], "problems solved")):
+        drawing = coverage(rounds)
+        assert drawing is not None
+        assert f">{told}<" in on_page(Chart("coverage", "Coverage", "", *drawing))
+
+
+def test_what_prm_intervals_and_training_counts_are(run: RunDir) -> None:
+    counts = {"problems": 600, "solved": 583, "solutions": 10911}
+    write_manifest(run.round(1).manifest, "verify", {"status": "complete", "counts": counts, "seconds": 1.0})
+    held_out = {"all": {"accuracy": 0.8, "ci95": [0.75, 0.85], "n": 1354}}
+    write_manifest(run.round(1).manifest, "train-prm", {"counts": {"held-out accuracy": held_out}, "seconds": 1.0})
+    page = report_page(collect(run), gather(run), "r")
+    part = page[page.index("pairs ranked right") :]
+    assert cells(part)["round 1"] == ["80.0 % 75.0 % to 85.0 %, n = 1,354"]
+    assert "The intervals take every pair as independent" in part
+    assert cells(page[page.index("Training data") :])["round 1"] == ["600", "583", "10,911"]
+
+
+def test_no_number_breaks_from_its_unit(run: RunDir) -> None:
+    page = report_page(collect(run), gather(run), "r")
+    told = re.sub("<svg.*?</svg>|<style>.*?</style>|<script.*?</script>", "", page, flags=re.DOTALL)
+    assert re.findall(r"\d %", told) == []
+    assert "SHA-256" not in told
+
+
 def test_no_text_of_a_run_is_taken_for_html(run: RunDir) -> None:
     page = write_page(run)[-1].read_text()
-    assert "a&lt;b: report" in page
+    assert "<h1>a&lt;b: 35.0\u00a0% to 55.0\u00a0% on test by round\u00a02</h1>" in page
     assert "a<b" not in page
     assert "<b>0</b>" not in page
     assert orjson.loads(as_json(["</script>"])) == ["</script>"]
-    assert "Of 200 problems of test, greedy decoding answers right: 35.0 % in round 0, 55.0 % in round 2" in page
+    lead = "Of 200 problems of test, greedy decoding answers right: 35.0 % in round 0, 55.0 % in round 2"
+    assert lead in page.replace("\u00a0", " ")
     assert "/*" not in page.replace("/* ", "").split("<script>")[0].split("</style>")[1], "no place is left empty"
 
 

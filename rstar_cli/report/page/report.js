@@ -15,16 +15,21 @@ const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2);
 const mark = (verdict) => (verdict === "correct" ? "✓\u00a0" : verdict === null ? "" : "✗\u00a0");
 const tone = (verdict) => (verdict === "correct" ? "right" : verdict === null ? "" : "wrong");
 
+// A number or a fraction stays on one line, where there is room for it.
+const SHORT = 14;
+const whole = (text) => { const made = cell("span", text); if (text.length <= SHORT) made.className = "whole"; return made; };
+const joined = (text) => text.replace(/(?<=\d) ?\/ ?(?=\d)/g, (slash) => slash.replaceAll(" ", "\u00a0"));
+
 // An answer with its verdict, and a remark below it.
 function answer(tag, text, verdict, remark) {
-  const made = cell(tag, mark(verdict), text === null ? "no answer" : text);
+  const made = cell(tag, whole(mark(verdict) + (text === null ? "no\u00a0answer" : text)));
   made.className = tone(verdict);
   if (remark) made.append(small(remark));
   return made;
 }
 
 function statement([id, level, text, , , , written]) {
-  const made = cell("td", text, small(level === null ? id : `${id}, level ${level}`));
+  const made = cell("td", joined(text), small(level === null ? id : `${id}, level\u00a0${level}`));
   if (typeof written === "string" && written) made.append(cell("details", cell("summary", "what the last round wrote"), cell("pre", written)));
   return made;
 }
@@ -65,7 +70,7 @@ const SEARCHES = {
   cells: ([, , , , solved, finished, found, dropped]) => [
     solved === null ? cell("td", "not graded") : answer("td", `${solved} of ${finished}`, solved ? "correct" : "incorrect", ""),
     answers(found, "no solution came to an end"),
-    cell("td", Object.entries(dropped).map(([fate, times]) => `${times} ${fate}`).join(", ") || "none"),
+    cell("td", Object.entries(dropped).map(([fate, times]) => `${times}\u00a0${fate.replaceAll(" ", "\u00a0")}`).join(", ") || "none"),
   ],
 };
 
@@ -79,12 +84,12 @@ function finder(name, { keep, rows, cells }) {
     first = Math.max(0, Math.min(first, found.length - 1));
     first -= first % PAGE;
     el(name).replaceChildren(...found.slice(first, first + PAGE).map((row) => {
-      const made = cell("tr", statement(row), cell("td", row[3] || "–"), ...cells(row));
+      const made = cell("tr", statement(row), cell("td", whole(row[3] || "–")), ...cells(row));
       [...made.children].forEach((one, i) => { one.dataset.head = heads[i]; });
       return made;
     }));
     const end = Math.min(found.length, first + PAGE);
-    el(`${name}-count`).textContent = found.length ? `${first + 1} to ${end} of ${found.length}` : "none";
+    el(`${name}-count`).textContent = found.length ? `${first + 1} to ${end} of ${found.length.toLocaleString("en")}` : "none";
     el(`${name}-back`).disabled = first === 0;
     el(`${name}-on`).disabled = end === found.length;
   }
