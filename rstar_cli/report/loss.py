@@ -9,7 +9,9 @@ from typing import Any
 
 from rstar_cli.jsonl import read_objects
 from rstar_cli.layout import write_bytes
+from rstar_cli.ranks import is_main
 
+FIGURE = "loss.png"
 _LOSS, _HELD_OUT, _FAINT, _SOFT = "#0072B2", "#D55E00", "#E6E6E6", "#5A5A5A"
 
 
@@ -44,8 +46,14 @@ def draw_loss(checkpoint: Path, unit: str) -> Path:
         axes.legend(frameon=False)
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png", dpi=150)
-    write_bytes(checkpoint / "loss.png", drawn.getvalue())
-    return checkpoint / "loss.png"
+    write_bytes(checkpoint / FIGURE, drawn.getvalue())
+    return checkpoint / FIGURE
+
+
+def draw_absent_loss(checkpoint: Path, unit: str) -> None:
+    """Draw the figure where it is not there: a process may be killed between a training's end and its figure."""
+    if is_main() and not (checkpoint / FIGURE).exists() and (checkpoint / "train_log.jsonl").exists():
+        draw_loss(checkpoint, unit)
 
 
 def _smoothed(losses: Sequence[float]) -> list[float]:

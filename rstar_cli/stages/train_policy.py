@@ -19,7 +19,7 @@ from rstar_cli.progress import StageProgress
 from rstar_cli.quarantine import beside, counted, notes, open_aside, refuse_without
 from rstar_cli.ranks import is_main
 from rstar_cli.records import Choice, SftRow
-from rstar_cli.report.loss import draw_loss
+from rstar_cli.report.loss import draw_absent_loss, draw_loss
 from rstar_cli.stages.common import StageRecord, Summary, refuse_run_flags
 from rstar_cli.stages.contaminated import refuse_trained
 from rstar_cli.stages.push import pushed
@@ -59,6 +59,7 @@ def _of_round(place: TrainPlace, config: TrainPolicyConfig, run: RunDir) -> Summ
     summary = Summary(f"train-policy round {place.round}", files=[files.policy])
     summary.next_command = run.command("train-prm", place.round)
     if record.is_complete():
+        draw_absent_loss(files.policy, "token")
         return pushed(record.told_again(summary), files.policy, place)
     rows, left_out = read_sft_rows(run, rows_of)
     if not rows:
@@ -75,8 +76,8 @@ def _of_round(place: TrainPlace, config: TrainPolicyConfig, run: RunDir) -> Summ
     summary.figures["start"] = summary.data["start"] = model
     summary.figures |= {f"left out, {choice}": count for choice, count in sorted(left_out.items())}
     summary.figures |= {"contaminated problems": contaminated} if contaminated else {}
-    draw_loss(files.policy, "token")
     record.complete(summary.figures)
+    draw_loss(files.policy, "token")
     return pushed(summary, files.policy, place)
 
 

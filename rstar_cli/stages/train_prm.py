@@ -16,7 +16,7 @@ from rstar_cli.progress import StageProgress
 from rstar_cli.quarantine import refuse_without
 from rstar_cli.ranks import is_main
 from rstar_cli.records import PairRow, StepLabelRow
-from rstar_cli.report.loss import draw_loss
+from rstar_cli.report.loss import draw_absent_loss, draw_loss
 from rstar_cli.stages.common import StageRecord, Summary
 from rstar_cli.stages.contaminated import refuse_trained
 from rstar_cli.stages.push import pushed
@@ -65,6 +65,7 @@ def _of_round(place: TrainPlace, config: TrainPrmConfig, run: RunDir) -> Summary
     if record.is_complete():
         record.told_again(summary)
         summary.figures = _figures(summary.data)
+        draw_absent_loss(files.prm, prm.loss_unit(config))
         return pushed(summary, files.prm, place)
     for number, paths in sources.items():
         for path in paths:
@@ -85,8 +86,8 @@ def _of_round(place: TrainPlace, config: TrainPrmConfig, run: RunDir) -> Summary
     summary.data["start"] = model
     summary.data |= {"contaminated problems": contaminated} if contaminated else {}
     summary.figures = _figures(summary.data)
-    draw_loss(files.prm, prm.loss_unit(config))
     record.complete(summary.data)
+    draw_loss(files.prm, prm.loss_unit(config))
     return pushed(summary, files.prm, place)
 
 

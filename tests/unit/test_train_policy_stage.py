@@ -97,3 +97,6 @@ def test_the_held_out_loss_is_told(run: RunDir) -> None:
     assert before.startswith(b"\x89PNG")
     assert draw_loss(run.round(2).policy, "token") == figure
     assert figure.read_bytes() == before
+    figure.unlink()  # as where a process was killed just before it
+    assert stage(run, 2, held_out=0.3).done_before
+    assert figure.read_bytes() == before
