@@ -134,14 +134,14 @@ def went_wrong(tree: Tree, leaf: TreeNode, found: list[Below]) -> tuple[str, int
         if not found[node.id].right:
             break
     if found[0].right or found[0].other:
-        return "Where it went wrong, the tree can't tell: solutions below its steps have no verdict.", None
+        return "The tree can't tell where it went wrong: solutions below its steps have no verdict.", None
     wrong = found[0].wrong
     alone = (
         f"all {wrong} finished solutions are wrong, so no step stands out"
         if wrong > 1
         else "there is no other solution"
     )
-    words = f"Where it went wrong, the tree can't tell: {alone}."
+    words = f"The tree can't tell where it went wrong: {alone}."
     fell = _fall(way)
     if fell is None:
         return words, None
