@@ -83,6 +83,7 @@ el("rows").addEventListener("click", (event) => {
 });
 el("scroll").addEventListener("scroll", draw);
 addEventListener("resize", refresh);
+el("about").addEventListener("toggle", draw);
 addEventListener("keydown", (event) => { if (event.key === "Escape") el("legend").open = false; });
 addEventListener("click", (event) => { if (!event.target.closest("#legend")) el("legend").open = false; });
 el("filter").addEventListener("change", (event) => {
@@ -99,7 +100,7 @@ el("next").addEventListener("click", () => { stop(); goTo(state.at >= ways.lengt
 el("play").addEventListener("click", play);
 
 const LEGEND = {
-  "wrong ↓": "the first step below which every finished solution is wrong, while some below the step before it are right",
+  "wrong ↓": "the first step below which every finished solution is wrong, while some below the step before it are right; told from the whole search",
   start: "the problem", step: "it ran; the solution can go on", end: "it closed the program; its answer follows",
   "failed, form, twin": "dropped: its code failed, it is no step, or it is the same as an earlier one",
   pale: "no rollout went through it",
