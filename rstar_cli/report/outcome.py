@@ -154,7 +154,7 @@ def _turn(above: TreeNode, node: TreeNode, found: list[Below]) -> str:
     own, others = found[node.id], found[above.id]
     if node.stop is StopReason.ANSWER:
         return f"It went wrong at its answer #{node.id}: others that went on from step #{above.id} are right."
-    place = "the problem" if above.id == 0 else f"the step before it, #{above.id}"
+    place = "the problem" if above.id == 0 else f"the step before it (#{above.id})"
     total = others.right + others.wrong + others.other
     few = " So few are a hint, no proof." if own.wrong <= FEW else ""
     right = f"{others.right} of {total} below {place} {'is' if others.right == 1 else 'are'} right"

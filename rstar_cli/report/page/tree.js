@@ -187,8 +187,9 @@ function refresh() {
   state.rows = visible();
   layout();
   const found = nodes.some((n) => n.id && FILTERS[state.filter](n)), all = nodes.length.toLocaleString("en");
-  el("shown").textContent = found || nodes.length < 2 ? `${state.rows.length.toLocaleString("en")} of ${all} nodes in view` : `none of ${all} nodes`;
-  el("nothing").hidden = found || nodes.length < 2;
+  const none = !found && nodes.length > 1;
+  el("shown").replaceChildren(none ? `none of ${all} nodes` : `${state.rows.length.toLocaleString("en")} of ${all}`, ...(none ? [] : [make("span", "wide", " nodes in view")]));
+  el("nothing").hidden = !none;
   el("nothing").style.top = `${state.tops[state.rows.length] + 10}px`;
   el("nothing").textContent = `No match for “${el("filter").selectedOptions[0].text}”: ${NOTHING[state.filter] || `none of the ${(nodes.length - 1).toLocaleString("en")} candidates`}.`;
   draw();

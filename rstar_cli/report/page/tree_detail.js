@@ -162,7 +162,7 @@ function wrongness(n) {
   const words = [];
   if (n.id === data.best && data.told_of_best) words.push(data.told_of_best);
   if (data.why[n.id]) words.push(data.why[n.id][0]);
-  else if (data.turns[n.id]) words.push(`Solutions first went wrong here: every finished solution below this step is wrong (${data.turns[n.id]} of ${data.turns[n.id]}), while some below the step before it${n.parent ? `, #${n.parent},` : ""} are right.${data.turns[n.id] <= 3 ? " So few are a hint, no proof." : ""}`);
+  else if (data.turns[n.id]) words.push(`Solutions first went wrong here: every finished solution below this step is wrong (${data.turns[n.id]} of ${data.turns[n.id]}), while some below ${n.parent ? `the step before it (#${n.parent})` : "the problem"} are right.${data.turns[n.id] <= 3 ? " So few are a hint, no proof." : ""}`);
   return words.length ? [make("div", "why", ...words.map((w) => make("p", "", ...linked(w))))] : [];
 }
 

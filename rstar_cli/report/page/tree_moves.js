@@ -26,7 +26,7 @@ function goTo(at) {
   seen = counts(state.at);
   const r = data.rollouts[state.at - 1];
   el("told").textContent = r ? `rollout ${state.at} of ${ways.length}: ends at #${r.leaf}, reward ${two(r.reward)}, ${r.tokens.toLocaleString("en")} tokens` : `before the first of ${ways.length} rollouts`;
-  el("when").textContent = r ? `, after rollout ${state.at}` : ", before rollout 1";
+  el("when").textContent = r ? `, after rollout ${state.at}` : ", no rollout yet";
   buttons();
   if (r) {
     if (!FILTERS[state.filter](nodes[r.leaf])) { state.filter = "all"; el("filter").value = "all"; }
