@@ -190,6 +190,15 @@ def test_the_replay_can_be_read(browser: Chrome, tmp_path: Path) -> None:
     assert not find(browser, "#next").is_enabled(), "it was the last one"
 
 
+@pytest.mark.parametrize("method", ["uct", "puct", "mcts"])
+def test_the_arithmetic_is_not_cut_off(browser: Chrome, tmp_path: Path, method: str) -> None:
+    show(browser, tmp_path, searched({1: [RIGHT, WRONG], 2: [WRONG]}), method)
+    js(browser, "goTo(3)")
+    assert find(browser, ".choices th:last-child").text == "score"
+    assert js(browser, "const e = document.querySelector('.scrolls'); return e.scrollWidth - e.clientWidth") <= 0
+    assert "the PRM's value of a step counts as one more rollout" in find(browser, "#detail .hint").text
+
+
 def test_what_became_of_a_step(browser: Chrome, tmp_path: Path) -> None:
     tree = searched({1: [RIGHT]})
     show(browser, tmp_path, tree)

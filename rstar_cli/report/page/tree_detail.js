@@ -33,14 +33,14 @@ function choice(id, at) {
     } else if (data.method === "puct" || data.method === "mcts") {
       const share = data.method === "puct" ? p / total : p;
       value = q + (c0 * share * Math.sqrt(np)) / (1 + before.n[c]);
-      sum = `${two(q)} + ${c0}·${share.toFixed(3)}·√${np} / ${1 + before.n[c]}`;
+      sum = `${two(q)} + ${c0}·${share.toFixed(3)}·√${np}\u00a0/\u00a0${1 + before.n[c]}`;
     }
     return { id: c, visits: before.n[c], q: before.n[c] ? before.w[c] / before.n[c] : null, p, sum, value, taken: c === taken, fresh: !before.n[c], over: !ways.slice(at - 1).some((w) => w.includes(c)) };
   });
 }
 
 const RULES = {
-  uct: "UCB = Q + c·√(ln N of the step before / N), Q = W/N; a step that was never visited comes first. A PRM's value counts as one visit.",
+  uct: "UCB = Q + c·√(ln N of the step before / N), Q = W/N; a step that was never visited comes first.",
   puct: "Score = Q + c·P·√(N of the step before) / (1 + N), P being the policy's share among the candidates.",
   mcts: "Score = Q + c·P·√(N of the step before) / (1 + N) for known steps; the rest of the probability stands for a new one, which is then sampled without replacement.",
   swor: "A step is drawn in proportion to its probability times the share of it that is still to be seen: nothing is sampled twice.",
@@ -71,11 +71,11 @@ function choices(id) {
   const table = make("table", "choices", make("tr", "", ...heads.map((h) => make("th", "", h))), ...rows.map((r) => make("tr", r.taken ? "taken" : "",
     make("td", "", `${r.taken ? "→ " : ""}#${r.id}`, make("small", "", r.fresh && r.taken ? " new" : r.over ? " over" : "")),
     make("td", "", String(r.visits)), make("td", "", two(r.q)), ...(prior ? [make("td", "", r.p.toFixed(3))] : []),
-    ...(formula ? [make("td", "", r.sum), make("td", "", r.value === Infinity ? "∞" : two(r.value))] : []))));
+    ...(formula ? [make("td", "sum", r.sum), make("td", "", r.value === Infinity ? "∞" : two(r.value))] : []))));
   const used = ["N", ...(data.method === "uct" ? ["W"] : []), "Q", ...(prior ? ["P"] : []), ...(formula ? ["c"] : []), ...(rows.some((r) => r.fresh) ? ["new"] : []), ...(rows.some((r) => r.over) ? ["over"] : [])];
   return [
     make("h3", "", `What rollout ${at} chose here`), make("div", "scrolls", table),
-    make("p", "hint", `N and Q are those before this rollout; the list of steps shows them after it. ${RULES[data.method] || ""}`),
+    make("p", "hint", `N and Q are those before this rollout; the list of steps shows them after it. ${RULES[data.method] || ""}${formula && data.guided ? " In the arithmetic, the PRM's value of a step counts as one more rollout." : ""}`),
     symbols(used, { P: data.method === "puct" && formula ? "the probability that the policy gave the step; the arithmetic has its share among the candidates" : SYMBOLS.P }),
   ];
 }
