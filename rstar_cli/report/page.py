@@ -38,9 +38,16 @@ _NOTHING = "<p>Nothing was evaluated yet: <code>rstar status</code> names the co
 
 
 def assemble(name: str, **parts: str) -> str:
-    """A page of `report/page/`: its HTML with its style, its script, and parts put in their places."""
+    """A page of `report/page/`: its HTML with its style, its scripts, and parts put in their places.
+
+    The scripts are `NAME.js` and, after it, each `NAME_*.js` in order of their names.
+    """
     folder = resources.files("rstar_cli").joinpath("report/page")
     html, style, script = (folder.joinpath(f"{name}.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    more = sorted(
+        (f for f in folder.iterdir() if f.name.startswith(f"{name}_") and f.name.endswith(".js")), key=lambda f: f.name
+    )
+    script += "".join(file.read_text("utf-8") for file in more)
     for place, text in {"STYLE": style, "SCRIPT": script, **parts}.items():
         html = html.replace(f"/*{place}*/", text)
     return html

@@ -13,6 +13,7 @@ from rich.tree import Tree as Branches
 
 from rstar_cli.prompts import parse_step
 from rstar_cli.records import Problem, StopReason, Tree, TreeNode, Verdict
+from rstar_cli.report.outcome import below, finished, told, told_of_best, turns, went_wrong
 from rstar_cli.report.page import as_json, assemble
 
 _MARKS = {
@@ -51,9 +52,8 @@ class Shown:
 
 def best_leaf(tree: Tree) -> TreeNode | None:
     """The answer of the best solution: a right one, then by highest PRM value, then Q, then age; None: no answer."""
-    answers = [node for node in tree.nodes if node.stop is StopReason.ANSWER and node.visits]
     return max(
-        answers,
+        finished(tree),
         key=lambda n: (n.verdict is Verdict.CORRECT, n.prm_score if n.prm_score is not None else -2.0, n.q, -n.id),
         default=None,
     )
@@ -82,17 +82,23 @@ def tree_page(shown: Shown) -> str:
 def page_data(shown: Shown) -> dict[str, Any]:
     """What the page holds: facts to show, nodes by id, rollouts in order, the best solution's leaf.
 
-    `prm`: steps have values by a PRM; `guided`: the search had them, too, and they are part of its arithmetic.
+    `prm`: steps have values by a PRM; `guided`: the search had them, too, and they are part of its arithmetic. `told`:
+    what the search came to; `turns`: steps where solutions first went wrong, each with its wrong solutions; `why`: of
+    each wrong solution, by leaf, where it went wrong in words, and the step that they speak of.
     """
     tree, problem = shown.tree, shown.problem
-    best = best_leaf(tree)
+    best, gold, found = best_leaf(tree), _gold(shown), below(tree)
     valued = any(node.prm_score is not None for node in tree.nodes)
     return {
         "title": f"{tree.problem_id}, {shown.name}",
         "problem": problem.problem if problem is not None else tree.prompt,
         "facts": [[name, value] for name, value in _facts(shown).items()],
         "method": shown.settings.get("method", ""),
-        "gold": problem.answer if problem is not None else "",
+        "gold": gold,
+        "told": told(tree, gold),
+        "told_of_best": told_of_best(tree, best, gold) if best is not None else "",
+        "turns": {str(node): found[node].wrong for node in turns(tree, found)},
+        "why": {str(leaf.id): why for leaf in finished(tree) if (why := went_wrong(tree, leaf, found))[0]},
         "prm": valued,
         "guided": valued and not shown.prm,
         "exploration": shown.settings.get("exploration", 0.0),
@@ -101,6 +107,10 @@ def page_data(shown: Shown) -> dict[str, Any]:
         "nodes": [_page_node(tree, node) for node in tree.nodes],
         "rollouts": [rollout.model_dump() for rollout in tree.rollouts],
     }
+
+
+def _gold(shown: Shown) -> str:
+    return shown.problem.answer if shown.problem is not None else ""
 
 
 def _page_node(tree: Tree, node: TreeNode) -> dict[str, Any]:
@@ -128,7 +138,7 @@ def _page_node(tree: Tree, node: TreeNode) -> dict[str, Any]:
 def _facts(shown: Shown) -> dict[str, str]:
     """What there is to say of a search in a line."""
     tree = shown.tree
-    answers = [n for n in tree.nodes if n.stop is StopReason.ANSWER and n.visits]
+    answers = finished(tree)
     right = sum(n.verdict is Verdict.CORRECT for n in answers)
     dropped = sum(n.stop not in VALID for n in tree.nodes)
     facts = {"gold answer": shown.problem.answer} if shown.problem is not None and shown.problem.answer else {}
@@ -149,7 +159,8 @@ def tree_text(shown: Shown, depth: int | None = None) -> Group:
         shown: what to show.
         depth: steps below the problem that are shown; None: all.
     """
-    tree = shown.tree
+    tree, found = shown.tree, below(shown.tree)
+    wrong = {node: found[node].wrong for node in turns(tree, found)}
     children: dict[int, list[TreeNode]] = {}
     for node in tree.nodes:
         if node.parent is not None:
@@ -160,11 +171,11 @@ def tree_text(shown: Shown, depth: int | None = None) -> Group:
         branch = branches.get(node.id)
         if branch is None or (depth is not None and node.depth >= depth):
             continue
-        below = sorted(children.get(node.id, []), key=lambda n: (-n.visits, n.id))
-        for child in below:
+        inner = sorted(children.get(node.id, []), key=lambda n: (-n.visits, n.id))
+        for child in inner:
             if child.stop in VALID:
-                branches[child.id] = branch.add(_line(tree, child))
-        if dropped := [child.stop for child in below if child.stop not in VALID]:
+                branches[child.id] = branch.add(_line(tree, child, wrong=wrong.get(child.id, 0)))
+        if dropped := [child.stop for child in inner if child.stop not in VALID]:
             counts = ", ".join(f"{dropped.count(stop)} {_MARKS[stop]}" for stop in dict.fromkeys(dropped))
             branch.add(Text(f"dropped: {counts}", style="dim"))
     return Group(_head(shown), root)
@@ -174,8 +185,10 @@ def best_text(shown: Shown) -> Group:
     """The best solution for a terminal: each step's figures, code and output, then the answer."""
     tree, leaf = shown.tree, best_leaf(shown.tree)
     if leaf is None:
-        return Group(_head(shown), Text("No rollout came to an answer.", style="yellow"))
+        return Group(_head(shown))
     parts: list[Any] = [_head(shown)]
+    words = (told_of_best(tree, leaf, _gold(shown)), went_wrong(tree, leaf, below(tree))[0])
+    parts += [Text(text, style="yellow") for text in words if text]
     for node in way_to(tree, leaf):
         parts.append(_line(tree, node, code=False))
         if code := code_of(tree, node):
@@ -191,11 +204,16 @@ def best_text(shown: Shown) -> Group:
 def _head(shown: Shown) -> Text:
     statement = shown.problem.problem if shown.problem is not None else shown.tree.prompt
     facts = ", ".join(f"{name} {value}" for name, value in _facts(shown).items())
-    return Text.assemble(statement, "\n", (f"{shown.name}: {facts}", "dim"))
+    outcome = told(shown.tree, _gold(shown))
+    style = "green" if outcome.startswith("Solved") else "yellow"
+    return Text.assemble(statement, "\n", (f"{shown.name}: {facts}", "dim"), "\n", (outcome, style))
 
 
-def _line(tree: Tree, node: TreeNode, *, code: bool = True) -> Text:
-    """A step in a line: its number, N, Q, prior, PRM value, then its verdict or, where asked for, its code."""
+def _line(tree: Tree, node: TreeNode, *, code: bool = True, wrong: int = 0) -> Text:
+    """A step in a line: its number, N, Q, prior, PRM value, then its verdict or, where asked for, its code.
+
+    `wrong`: where solutions first went wrong with this step, how many are wrong below it: all that there are.
+    """
     line = Text(f"#{node.id} ", style="dim")
     line.append(f"N {node.visits} ", style="bold" if node.visits else "dim")
     if node.visits:
@@ -209,6 +227,8 @@ def _line(tree: Tree, node: TreeNode, *, code: bool = True) -> Text:
         line.append(f"answer {node.answer} ", style="bold")
         line.append(verdict.value.replace("_", " ") if verdict else "", style=_STYLES.get(verdict, "yellow"))  # type: ignore[arg-type]
         return line
+    if wrong:
+        line.append(f"wrong from here ({wrong} of {wrong}) ", style="red")
     line.append(f"{_MARKS[node.stop]} ", style="yellow")
     if code:
         line.append("  ".join(part.strip() for part in code_of(tree, node).splitlines() if part.strip()))

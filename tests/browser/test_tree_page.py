@@ -51,6 +51,8 @@ def test_what_the_page_tells(browser: Chrome, searched: dict[str, Path]) -> None
     tree = tree_of(searched, "uct")
     visit(browser, searched["uct"].with_suffix(".html"))
     assert tree.problem_id in find(browser, "h1").text
+    if not find(browser, "#facts").is_displayed():  # where there is little room
+        find(browser, "#about summary").click()
     assert f"{len(tree.rollouts)}" in find(browser, "#facts").text
     assert 0 in steps(browser)
     wide = browser.execute_script("return document.documentElement.scrollWidth - innerWidth")  # type: ignore[no-untyped-call]
@@ -245,4 +247,6 @@ def test_the_filter_shows_what_it_is_asked_for(browser: Chrome, searched: dict[s
         leaves = {node.id for node in ended if (node.verdict is Verdict.CORRECT) is wanted}
         assert leaves <= shown
         if not leaves:
-            assert find(browser, "#shown").text == "none of these in this tree"
+            assert find(browser, "#shown").text == f"none of {len(tree.nodes)} nodes"
+            assert f"none of the {len(ended)} finished solutions is {value}" in find(browser, "#nothing").text
+        assert find(browser, "#nothing").is_displayed() == (not leaves)

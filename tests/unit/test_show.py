@@ -15,7 +15,7 @@ from rstar_cli.jsonl import write_rows
 from rstar_cli.layout import RunDir
 from rstar_cli.options import ShowPlace
 from rstar_cli.protocols import ScoreRequest, Segment
-from rstar_cli.records import Problem, StopReason
+from rstar_cli.records import Problem, StopReason, TreeNode
 from rstar_cli.report.tree import Shown, best_leaf, best_text, page_data, tree_text, way_to
 from rstar_cli.stages.show import find_tree
 from tests.helpers import rstar
@@ -40,6 +40,8 @@ def test_a_line_a_step() -> None:
     for node in GRADED.nodes[1:]:
         assert (f"#{node.id} N {node.visits} Q {node.q:+.2f}" in told) == (node.stop is not StopReason.FAILED)
     assert "dropped: 1 failed" in told
+    assert "Solved: 3 of 4 finished solutions are right." in told
+    assert told.count("wrong from here (1 of 1)") == 1
     assert "answer 42 correct" in told
     assert "answer 41 incorrect" in told
     assert told.index("#1 ") < told.index("#4 ") < told.index("#5 ") < told.index("#2 "), "children follow their parent"
@@ -69,8 +71,22 @@ def test_the_best_solution_whole() -> None:
     assert "print(42)" in told
     assert "answer 42 correct" in told
     assert "a = 2" not in told
+    assert "wrong" not in told
+    lost = GRADED.model_copy(update={"nodes": tuple(n for n in GRADED.nodes if n.id < 4 or n.id in (6, 7))})
+    lost = lost.model_copy(update={"nodes": tuple(_renumbered(lost.nodes))})
+    told = " ".join(text_of(best_text(Shown(lost, SHOWN.problem, {}, "file"))).split())
+    assert "No solution is right; this one has the highest Q (-1.00). Its answer is 41, the right one is 42." in told
+    assert "The tree can't tell where it went wrong: there is no other solution." in told
     none = GRADED.model_copy(update={"nodes": GRADED.nodes[:4]})
     assert "No rollout came to an answer" in text_of(best_text(Shown(none, None, {}, "file")))
+
+
+def _renumbered(nodes: tuple[TreeNode, ...]) -> list[TreeNode]:
+    """The nodes that are left, with numbers from 0 on."""
+    new = {node.id: i for i, node in enumerate(nodes)}
+    return [
+        n.model_copy(update={"id": new[n.id], "parent": None if n.parent is None else new[n.parent]}) for n in nodes
+    ]
 
 
 def test_page_data_holds_every_node_and_rollout() -> None:
