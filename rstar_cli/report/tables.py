@@ -20,9 +20,8 @@ _COUNTS = {
     "step labels": "labelled solutions for the PRM",
 }
 _PAIRS = {"all": "all pairs", "step": "pairs of steps", "solution": "pairs of solutions"}
-_INDEPENDENT = """<p class="hint">n is the number of pairs. The intervals take every pair as independent, though many
-pairs come from one problem and tend to be right or wrong together: by problems, of which there are fewer, the intervals
-would be wider.</p>"""
+_BY_PROBLEM = """<p class="hint">n is the number of pairs. The intervals count by problem, of which there are fewer:
+pairs of one problem tend to be right or wrong together.</p>"""
 _KEEP = {
     "all": "all problems",
     "wrong": "wrong in the last round",
@@ -141,7 +140,7 @@ def reward_models(report: dict[str, Any]) -> str:
     numbers = list(known)
     rows = [[f"round {n}", *(_counted(figures.get(n)) for figures in columns.values())] for n in numbers]
     title = "Process reward model (PRM): held\u2011out pairs ranked right, 95\u00a0%\u00a0intervals"
-    return table(title, ["", *columns], rows, "cards", raw=True) + _INDEPENDENT if known else ""
+    return table(title, ["", *columns], rows, "cards", raw=True) + _BY_PROBLEM if known else ""
 
 
 def _counted(figures: dict[str, Any] | None) -> str:

@@ -13,7 +13,7 @@ from rstar_cli.records import PairRow, StepLabelRow
 from rstar_cli.tokens import StepTokenizer
 from rstar_cli.train.fit import is_held_out
 from rstar_cli.train.label_trainer import LabelledIds
-from rstar_cli.train.prm_report import Judged
+from rstar_cli.train.prm_report import Judged, JudgedPair
 from rstar_cli.train.reward_trainer import TokenPair
 
 PrmRow: TypeAlias = PairRow | StepLabelRow
@@ -29,14 +29,14 @@ class PrmData:
 
     pairs: list[TokenPair]
     labels: list[LabelledIds]
-    held_out_pairs: list[tuple[str, TokenPair]]
+    held_out_pairs: list[JudgedPair]
     held_out_labels: list[Judged]
     dropped: int = 0
 
     @property
     def every_ids(self) -> Iterable[list[int]]:
         """The token ids of every row."""
-        for pair in [*self.pairs, *(pair for _, pair in self.held_out_pairs)]:
+        for pair in [*self.pairs, *(judged.pair for judged in self.held_out_pairs)]:
             yield from (pair.chosen, pair.rejected)
         yield from (row.ids for row in [*self.labels, *(judged.row for judged in self.held_out_labels)])
 
@@ -101,7 +101,10 @@ def _put(data: PrmData, row: PrmRow, tokenizer: StepTokenizer, config: TrainPrmC
     if isinstance(row, PairRow):
         pair = TokenPair(*tokenizer.pair_ids(row), row.weight)
         if pair.longest <= config.max_length:
-            data.held_out_pairs.append((row.kind, pair)) if apart else data.pairs.append(pair)
+            if apart:
+                data.held_out_pairs.append(JudgedPair(row.problem_id, row.kind, pair))
+            else:
+                data.pairs.append(pair)
         return pair.longest
     ids, ends = tokenizer.label_ids(row)
     if len(ids) <= config.max_length:

@@ -7,9 +7,19 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from rstar_cli.metrics import Estimate, auc, auc_within, best_of, calibration_error, estimate, told, vote
+from rstar_cli.metrics import (
+    Estimate,
+    auc,
+    auc_within,
+    best_of,
+    calibration_error,
+    estimate,
+    estimate_clustered,
+    told,
+    vote,
+)
 from rstar_cli.train.batches import cut
 from rstar_cli.train.label_trainer import LabelledIds, score_tokens
 from rstar_cli.train.label_trainer import stack as stack_rows
@@ -56,6 +66,14 @@ class Judged:
     labels: tuple[bool, ...]
     row: LabelledIds
     logprob: float | None = None
+
+
+class JudgedPair(NamedTuple):
+    """A pair of a problem that is kept apart; `kind` as in its row."""
+
+    problem_id: str
+    kind: str
+    pair: TokenPair
 
 
 def ranking(
@@ -170,31 +188,31 @@ def solution_scores(net: PreTrainedModel, rows: Sequence[LabelledIds], batch_tok
 
 
 def pairwise_accuracy(
-    net: PreTrainedModel, pairs: Sequence[tuple[str, TokenPair]], batch_tokens: int
+    net: PreTrainedModel, pairs: Sequence[JudgedPair], batch_tokens: int
 ) -> dict[str, Estimate] | None:
     """Share of pairs whose chosen side scores higher, equal scores half, of `all` and of each kind; None without pairs.
 
-    The model computes in the number format of its weights. Pairs count as independent in the interval.
+    The model computes in the number format of its weights. The interval counts by problem, `n` counts pairs.
 
     Args:
         net: the scorer.
-        pairs: kind and ids of each pair.
+        pairs: what is to be ranked.
         batch_tokens: tokens of a forward pass, padding counted, at most; a longer pair goes alone.
     """
     import torch
 
     _ready(net)
     padding = net.config.get_text_config().pad_token_id
-    points: defaultdict[str, list[float]] = defaultdict(list)
-    for batch in cut(range(len(pairs)), [pair.padded for _, pair in pairs], batch_tokens) if pairs else ():
-        tensors = {name: t.to(net.device) for name, t in stack([pairs[i][1] for i in batch], padding).items()}
+    points: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for batch in cut(range(len(pairs)), [judged.pair.padded for judged in pairs], batch_tokens) if pairs else ():
+        tensors = {name: t.to(net.device) for name, t in stack([pairs[i].pair for i in batch], padding).items()}
         with torch.inference_mode():
             chosen, rejected = score(net, tensors)
         won = ((chosen > rejected).float() + (chosen == rejected).float() / 2).tolist()
         for i, point in zip(batch, won, strict=True):
-            points["all"].append(point)
-            points[pairs[i][0]].append(point)
-    return {kind: estimate(points[kind]) for kind in sorted(points)} or None
+            for kind in ("all", pairs[i].kind):
+                points[kind][pairs[i].problem_id].append(point)
+    return {kind: estimate_clustered(list(points[kind].values())) for kind in sorted(points)} or None
 
 
 def _ready(net: PreTrainedModel) -> None:

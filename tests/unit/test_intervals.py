@@ -17,6 +17,7 @@ from rstar_cli.metrics import (
     best_of,
     best_of_at_k,
     estimate,
+    estimate_clustered,
     independent_pass,
     mcnemar,
     paired_gain,
@@ -170,3 +171,40 @@ def test_where_changes_are_few_a_paired_gain_holds_and_the_bootstrap_does_not(n:
 
     assert held(draw, told, 400) >= 0.93
     assert held(draw, lambda values: bootstrap(values, "percentile", 400), 400) < 0.9
+
+
+@pytest.mark.parametrize("n", [20, 40])
+@pytest.mark.parametrize("likeness", [(8, 2), (0.8, 0.2)])
+def test_values_of_one_problem_count_for_less_than_those_of_many(n: int, likeness: tuple[float, float]) -> None:
+    """Pairs of problems, some of which are nearly all ranked right and others nearly all wrong; 1 to 30 a problem."""
+
+    def draw(rng: np.random.Generator) -> tuple[list[list[float]], float]:
+        chances = rng.beta(*likeness, n)
+        return [(rng.random(rng.integers(1, 31)) < p).astype(float).tolist() for p in chances], 0.8
+
+    hits = {"by problem": 0, "by pair": 0}
+    for seed in range(400):
+        problems, truth = draw(np.random.default_rng(seed))
+        for name, found in (
+            ("by problem", estimate_clustered(problems)),
+            ("by pair", estimate([value for values in problems for value in values])),
+        ):
+            low, high = found["ci95"]  # type: ignore[misc]
+            hits[name] += low <= truth <= high
+    assert hits["by problem"] / 400 >= 0.91
+    assert hits["by pair"] / 400 < 0.85
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0]), min_size=30, max_size=300))
+def test_one_value_a_problem_is_about_wilsons(values: list[float]) -> None:
+    found = estimate_clustered([[value] for value in values])
+    right = int(sum(values))
+    assert found["ci95"] == pytest.approx(list(wilson(right, len(values))), abs=1 / len(values))
+    assert (found["accuracy"], found["n"]) == (right / len(values), len(values))
+
+
+def test_of_no_or_equal_values_little_is_known() -> None:
+    assert estimate_clustered([])["ci95"] == [0.0, 1.0]
+    low, high = estimate_clustered([[1.0] * 50, [1.0] * 50])["ci95"]  # type: ignore[misc]
+    assert (low < wilson(2, 2)[0], high) == (True, 1.0)
+    assert estimate_clustered([[1.0, 0.0] * 50])["ci95"] == pytest.approx([0, 1], abs=0.02)

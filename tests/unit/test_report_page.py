@@ -276,7 +276,7 @@ def test_what_prm_intervals_and_training_counts_are(run: RunDir) -> None:
     page = report_page(collect(run), gather(run), "r")
     part = page[page.index("pairs ranked right") :]
     assert cells(part)["round 1"] == ["80.0 % 75.0 % to 85.0 %, n = 1,354"]
-    assert "The intervals take every pair as independent" in part
+    assert "The intervals count by problem" in part
     assert cells(page[page.index("Training data") :])["round 1"] == ["600", "583", "10,911"]
 
 

@@ -21,7 +21,7 @@ from rstar_cli.train import reward_trainer
 from rstar_cli.train.checkpoint import load_scorer
 from rstar_cli.train.fit import TrainProgress
 from rstar_cli.train.prm import PrmReport, count_updates, is_held_out, train_prm
-from rstar_cli.train.prm_report import pairwise_accuracy
+from rstar_cli.train.prm_report import JudgedPair, pairwise_accuracy
 from rstar_cli.train.reward_trainer import TokenPair
 from tests.models import save
 
@@ -158,7 +158,7 @@ def test_held_out_accuracy_is_that_of_the_written_checkpoint(base: Path, tmp_pat
 
 def test_equal_scores_count_half(base: Path) -> None:
     neutral = load_scorer(base, StepTokenizer.load(base).hf, dtype=None, attention="sdpa")
-    found = pairwise_accuracy(neutral, [("step", TokenPair([1, 2, 3], [1, 5], 1.0))] * 3, 64)
+    found = pairwise_accuracy(neutral, [JudgedPair("p", "step", TokenPair([1, 2, 3], [1, 5], 1.0))] * 3, 64)
     assert found is not None
     assert found["all"]["accuracy"] == found["step"]["accuracy"] == 0.5
     assert found["step"]["n"] == 3
