@@ -174,10 +174,14 @@ function rowAt(top) {
   return low;
 }
 
-function draw() {
+// Puts the rows in view on the page, with some above and below; where it only moved, not before these are used up.
+const drawn = { first: 0, last: 0 };
+function draw(moved = false) {
   const way = new Set(state.at > 0 && state.at <= ways.length && el("slider").dataset.used ? ways[state.at - 1] : []);
-  const box = el("scroll"), first = Math.max(0, rowAt(box.scrollTop) - 10);
-  const last = Math.min(state.rows.length, rowAt(box.scrollTop + box.clientHeight) + 10);
+  const box = el("scroll"), top = rowAt(box.scrollTop), bottom = rowAt(box.scrollTop + box.clientHeight);
+  if (moved && top >= drawn.first && bottom < drawn.last) return;
+  const first = Math.max(0, top - 10), last = Math.min(state.rows.length, bottom + 10);
+  Object.assign(drawn, { first, last: last === state.rows.length ? Infinity : last });
   el("rows").style.height = `${state.tops[state.rows.length]}px`;
   el("rows").replaceChildren(...state.rows.slice(first, last).map((id, i) => row(id, first + i, way)));
   box.setAttribute("aria-activedescendant", `node-${state.chosen}`);

@@ -81,9 +81,9 @@ el("rows").addEventListener("click", (event) => {
   if (event.target.closest(".twist") || id === state.chosen) toggle(id, !state.open.has(id));
   choose(id);
 });
-el("scroll").addEventListener("scroll", draw);
+el("scroll").addEventListener("scroll", () => draw(true));
 addEventListener("resize", refresh);
-el("about").addEventListener("toggle", draw);
+el("about").addEventListener("toggle", () => draw(true));
 addEventListener("keydown", (event) => { if (event.key === "Escape") el("legend").open = false; });
 addEventListener("click", (event) => { if (!event.target.closest("#legend")) el("legend").open = false; });
 el("filter").addEventListener("change", (event) => {
