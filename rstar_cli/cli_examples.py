@@ -9,6 +9,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("rstar generate --round 1", "the embedded model; makes runs/default where there is none"),
         ("rstar generate --round 2 --method mcts --prm last --rollouts 32 --enough 4", "guided by round 1's PRM"),
         ("rstar generate --problems math500 --policy Qwen/Qwen2.5-Math-1.5B-Instruct --output trees.jsonl", "no run"),
+        ("rstar generate --round 1 --trees rstar.jsonl", "search trees of microsoft/rStar; then verify, show, train"),
         ("rstar generate --round 1 --shard 2/8", "one of eight machines; then rstar merge"),
     ),
     "verify": (

@@ -75,6 +75,8 @@ class GeneratePlace(ShardedPlace):
     """Problems to search instead of the round's own: a file (.json, .jsonl, .csv, .parquet) or a benchmark's name."""
     limit: int | None = Field(None, ge=1)
     """Take only the first so many problems."""
+    trees: Path | None = None
+    """Trees of microsoft/rStar to take as the round's, instead of searching: the file that its main.py writes."""
     output: Path | None = None
     """Write trees to this file, outside any run."""
     skip_bad_lines: bool = False

@@ -19,17 +19,11 @@ from typing import Any, NamedTuple
 from rstar_cli.errors import DataError
 from rstar_cli.jsonl import Aside
 from rstar_cli.problems.fields import final_answer
+from rstar_cli.stages.foreign_trees import NO_ANSWERS
 from rstar_cli.stages.sample_log import INVALID
 
 KINDS = ("prediction", "solution", "code")
 """Fields that hold what is checked; a row of ours has just one of them."""
-
-NO_ANSWERS = (
-    "Fail to generate parsable text for next step.",
-    "Fail to sove the problem within limited steps.",
-    "Too many consecutive steps have code errors.",
-)
-"""What upstream has for the answer of a node that has none (`rstar_deepthink/constants.py`)."""
 
 Row = dict[str, Any]
 

@@ -33,6 +33,7 @@ from rstar_cli.stages.common import (
 )
 from rstar_cli.stages.contaminated import refuse_overlaps
 from rstar_cli.stages.crew import Models, Spent, open_crew
+from rstar_cli.stages.foreign_trees import take_trees
 from rstar_cli.stages.problem_sets import content_of, read_source, round_problems
 from rstar_cli.stages.searching import is_solved, search_problems
 
@@ -70,6 +71,8 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None, s
         run: the run; None where `--output` names a plain file.
         stop: the run's budget; once it is spent the searches in flight are dropped, and the summary is `partial`.
     """
+    if place.trees is not None:
+        return take_trees(place.trees, place, config, run)
     if run is None:
         return _on_files(place, config)
     if place.part and (config.budget_tokens or config.budget_hours):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -134,9 +135,12 @@ class RayCrew:
         self._spent: dict[int, Spent] = {}
         self._failed: dict[str, str] = {}
         self._numbers = count()
-        for _ in range(cluster.actors):
-            self._start()
-        self._info: EngineInfo = cluster.answer(next(iter(self._actors.values())).info.remote())
+        with ExitStack() as stack:
+            stack.enter_context(cluster)
+            for _ in range(cluster.actors):
+                self._start()
+            self._info: EngineInfo = cluster.answer(next(iter(self._actors.values())).info.remote())
+            self._stack = stack.pop_all()
 
     @property
     def info(self) -> EngineInfo:
@@ -208,8 +212,8 @@ class RayCrew:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._cluster.__exit__(*error)
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
 def in_flight(asked: int, problems: int, actors: int) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from rstar_cli.errors import DataError
-from rstar_cli.stages.claims import NO_ANSWERS, Claim, claim
+from rstar_cli.stages.claims import Claim, claim
+from rstar_cli.stages.foreign_trees import NO_ANSWERS
 from tests.helpers import rstar
 
 
@@ -57,7 +58,7 @@ TREE = {
     "0.1.1.2": node("\n" + boxed("42"), "42", q=0.7),
     "0.1.1.12": node("\n" + boxed("43"), "43", q=0.7),
 }
-TREE["0.2"] |= {"final_answer": NO_ANSWERS[2], "q_value": 0.9}
+TREE["0.2"] |= {"final_answer": list(NO_ANSWERS)[2], "q_value": 0.9}
 GSM8K = "6 times 7 is <<6*7=1042>>1042.\n#### 1,042"
 
 
