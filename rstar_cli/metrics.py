@@ -98,8 +98,9 @@ def estimate_clustered(problems: Sequence[Sequence[float]]) -> Estimate:
     mean = math.fsum(map(math.fsum, clusters)) / n
     between = math.fsum(math.fsum(value - mean for value in values) ** 2 for values in clusters)
     variance = _unbiased(len(clusters)) * between / n**2
-    independent = mean * (1 - mean) / variance if variance > 0 and len(clusters) > 1 else len(clusters)
-    independent = min(n, independent) * (Z95 / _students(len(clusters) - 1)) ** 2  # the variance itself is a guess
+    independent: float = len(clusters)
+    if variance > 0 and len(clusters) > 1:  # of few problems the variance itself is a guess
+        independent = min(n, mean * (1 - mean) / variance) * (Z95 / _students(len(clusters) - 1)) ** 2
     low, high = wilson(mean * independent, independent)
     return {"accuracy": mean, "ci95": [max(0.0, low), min(1.0, high)], "n": n}
 
@@ -305,8 +306,10 @@ def _unbiased(clusters: int) -> float:
 
 
 def _students(freedom: int) -> float:
-    """97.5 % quantile of Student's t by its expansion around the normal one (Fisher & Cornish 1960), 1 % off at 3."""
-    z, v = Z95, max(1, freedom)
+    """97.5 % quantile of Student's t, by its expansion around the normal one (Fisher & Cornish 1960) from 3 on."""
+    if freedom < 3:
+        return 12.706 if freedom == 1 else 4.303
+    z, v = Z95, freedom
     terms = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,

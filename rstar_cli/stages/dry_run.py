@@ -30,7 +30,7 @@ from rstar_cli.redact import redacted
 from rstar_cli.stages.claims import try_claim
 from rstar_cli.stages.common import Summary, few_shot_of, outside_prm
 from rstar_cli.stages.evaluate import prm_for as prm_of_evaluate
-from rstar_cli.stages.foreign_trees import read_trees
+from rstar_cli.stages.foreign_trees import check_place, read_trees
 from rstar_cli.stages.generate import policy_for, prm_for
 from rstar_cli.stages.memory import memory_figures
 from rstar_cli.stages.problem_sets import draw_problems, eval_problems, read_source
@@ -53,9 +53,9 @@ def dry_run_generate(place: GeneratePlace, config: GenerateConfig, run: RunDir |
     if place.round < 1:
         raise UsageError("round 0 is the base model: there is nothing to generate", remedy="Give --round 1 or later.")
     if place.trees is not None:
-        summary = _begin("generate", config)
-        summary.figures["trees"] = sum(1 for _ in read_trees(place.trees, _aside(place)))
-        return summary
+        check_place(place, run)
+        trees = sum(1 for _ in read_trees(place.trees, _aside(place)))
+        return Summary("generate: dry run, nothing was written", figures={"trees": trees})
     if run is None:
         model = "embedded" if config.policy == "auto" else config.policy
         prm = outside_prm(config.prm)

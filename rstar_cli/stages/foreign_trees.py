@@ -17,10 +17,10 @@ from typing import Any
 from rstar_cli.config import GenerateConfig
 from rstar_cli.errors import DataError, UsageError
 from rstar_cli.jsonl import STRICT, Aside, dump, read_objects, replacing, write_rows
-from rstar_cli.layout import RunDir, make_folder
+from rstar_cli.layout import RunDir, make_folder, read_manifest
 from rstar_cli.options import GeneratePlace
 from rstar_cli.problems.fields import Place, read_problem
-from rstar_cli.prompts import CODE, CODE_END, render_prompt
+from rstar_cli.prompts import CODE, CODE_END, OUTPUT, OUTPUT_END, render_prompt
 from rstar_cli.protocols import Grade
 from rstar_cli.quarantine import Quarantine, beside, counted, notes, open_aside
 from rstar_cli.records import (
@@ -43,6 +43,9 @@ NO_ANSWERS = {
 }
 """What upstream has for the answer of a node that has none (`rstar_deepthink/constants.py`)."""
 
+TAKEN = "trees of others"
+"""Their file, in manifests."""
+
 Graded = Callable[[list[tuple[str, str | None]]], list[Grade]]
 
 
@@ -52,20 +55,16 @@ def take_trees(source: Path, place: GeneratePlace, config: GenerateConfig, run: 
     Answers are graded here, by our grader; Q and visits are upstream's.
 
     Raises:
-        UsageError: flags that ask for a search as well.
+        UsageError: see `check_place`.
         DataError: a row that is none of upstream's, or two trees of one problem; names line and field.
         ConfigMismatchError: the round has other trees.
     """
-    if run is None or place.round < 1 or place.part or place.problems or place.limit:
-        raise UsageError(
-            "--trees takes the searches of others for those of a round of a run, 1 or later",
-            remedy="Leave --shard, --problems, --limit and --output out.",
-        )
+    run = check_place(place, run)
     files = run.round(place.round)
     with run.locked("generate", place.round), ExitStack() as stack:
         aside = open_aside(stack, place.skip_bad_lines, beside(files.trees))
         settings = {**config.identity(), "policy": "microsoft/rStar", "prm": "none"}
-        record = StageRecord(files.manifest, "generate", settings, {"trees of others": source}, [files.trees])
+        record = StageRecord(files.manifest, "generate", settings, {TAKEN: source}, [files.trees])
         summary = Summary(f"generate {place.which}", files=[files.problems, files.trees])
         summary.next_command = run.command("verify", place.round)
         if record.is_complete():
@@ -89,6 +88,26 @@ def take_trees(source: Path, place: GeneratePlace, config: GenerateConfig, run: 
         summary.partial = bool(counted(aside))
         record.complete(counts)
         return summary
+
+
+def check_place(place: GeneratePlace, run: RunDir | None) -> RunDir:
+    """The run that the trees go to.
+
+    Raises:
+        UsageError: there is none, or flags ask for a search as well.
+    """
+    if run is None or place.round < 1 or place.part or place.problems or place.limit:
+        raise UsageError(
+            "--trees takes the searches of others for those of a round of a run, 1 or later",
+            remedy="Leave --shard, --problems, --limit and --output out.",
+        )
+    return run
+
+
+def were_taken(run: RunDir, number: int) -> bool:
+    """Whether a round's trees are those of others."""
+    entry = read_manifest(run.round(number).manifest).get("generate", {})
+    return entry.get("status") == "complete" and TAKEN in entry.get("inputs", {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +138,11 @@ def read_trees(path: Path, aside: Aside = STRICT) -> Iterator[tuple[int, Problem
             if not isinstance(nodes, Mapping) or "0" not in nodes:
                 raise _bad(path, line, "rstar", "expected the nodes of a tree by their tags, the root 0 among them")
             problem = read_problem(row, Place(path, line), default_source=path.stem)
+            states = {tag: node for tag, node in nodes.items() if tag != "solutions"}  # of a beam's tree, once more
+            found = [_node(tag, node, states, path, line) for tag, node in sorted(states.items(), key=_place)]
             first = seen.setdefault(problem.id, line)
             if first != line:
                 raise _bad(path, line, None, f"the problem has a tree in line {first} already")
-            found = [_node(tag, node, nodes, path, line) for tag, node in sorted(nodes.items(), key=_place)]
         except DataError as error:
             aside.take(error)
         else:
@@ -137,7 +157,7 @@ def tree_of(problem: Problem, nodes: list[_Node], grade: Graded) -> Tree:
     verdicts = {node.tag: found.verdict for node, found in zip(answers, grades, strict=True)}
     rewards = {tag: 1.0 if verdict is Verdict.CORRECT else -1.0 for tag, verdict in verdicts.items()}
     visits, q = _visits(nodes, rewards)
-    by_prm = any(node.value not in (-1, 0, 1) for node in nodes if node.tag not in verdicts)
+    by_prm = any(_is_scored(node) for node in nodes if node.stop is not StopReason.ANSWER)
     made = [
         TreeNode(
             id=number,
@@ -146,7 +166,7 @@ def tree_of(problem: Problem, nodes: list[_Node], grade: Graded) -> Tree:
             text=node.text,
             visits=visits[node.tag],
             q=q[node.tag],
-            prm_score=_bounded(node.value) if by_prm and node.parent is not None else None,
+            prm_score=_bounded(node.value) if by_prm and _is_scored(node) else None,
             stop=node.stop,
             answer=node.answer,
             verdict=verdicts.get(node.tag),
@@ -161,6 +181,11 @@ def tree_of(problem: Problem, nodes: list[_Node], grade: Graded) -> Tree:
         problem_id=problem.id, prompt=prompt, seed=0, tokenizer="", tokens_generated=0, tokens_prefilled=0,
         rollouts=rollouts, nodes=tuple(made),
     )  # fmt: skip
+
+
+def _is_scored(node: _Node) -> bool:
+    """Whether a node's value is a reward model's: a reward is -1 or 1, and no value is 0."""
+    return node.parent is not None and node.stop not in NO_ANSWERS.values() and node.value not in (-1, 0, 1)
 
 
 def _visits(nodes: list[_Node], rewards: Mapping[str, float]) -> tuple[dict[str, int], dict[str, float]]:
@@ -189,18 +214,19 @@ def _node(tag: str, node: object, nodes: Mapping[str, Any], path: Path, line: in
     answer = node.get("final_answer") or None
     if not isinstance(answer, str | None):
         raise _bad(path, line, f"{field}.final_answer", "must be text")
-    text, _, rest = node["text"].partition(CODE_END)
-    text, closed = (text + CODE_END, True) if CODE_END in node["text"] else (text, False)
+    text, closed, rest = node["text"].partition(CODE_END)
+    text += closed
     text = text.removeprefix(CODE) if parent == "0" else text.lstrip("\n") if answer else text
     stop = StopReason.CODE if closed else StopReason.STEP
     if answer is not None:
         stop = NO_ANSWERS.get(answer, StopReason.ANSWER)
-    told = node.get("observation") or rest
+    told = node.get("observation")
+    told = told if isinstance(told, str) else rest.strip().removeprefix(OUTPUT).removesuffix(OUTPUT_END)
     return _Node(
         tag=tag,
         parent=parent,
         text=text,
-        printed=str(told) if closed or stop is StopReason.FAILED else "",
+        printed=told,
         answer=answer if stop is StopReason.ANSWER else None,
         stop=stop,
         visits=None if "visit_count" not in node else int(_number(node, "visit_count", path, line, field)),
@@ -210,11 +236,12 @@ def _node(tag: str, node: object, nodes: Mapping[str, Any], path: Path, line: in
 
 
 def _execution(node: _Node) -> Execution | None:
-    if node.stop is StopReason.FAILED:
+    if node.parent is None or node.stop not in (StopReason.STEP, StopReason.CODE, StopReason.FAILED, StopReason.DEPTH):
+        return None
+    if node.stop is StopReason.FAILED or "error" in node.printed.lower():  # so upstream tells errors from output
         return Execution(status=ExecutionStatus.ERROR, error=node.printed)
-    if node.stop is StopReason.CODE:
-        return Execution(status=ExecutionStatus.OK, stdout=node.printed)
-    return Execution(status=ExecutionStatus.OK) if node.stop is StopReason.STEP and node.parent is not None else None
+    # a step's observation is that of the whole program so far: where the program closes it is told once
+    return Execution(status=ExecutionStatus.OK, stdout=node.printed if node.stop is StopReason.CODE else "")
 
 
 def _number(node: Mapping[str, Any], name: str, path: Path, line: int, field: str) -> float:

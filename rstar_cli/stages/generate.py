@@ -33,7 +33,7 @@ from rstar_cli.stages.common import (
 )
 from rstar_cli.stages.contaminated import refuse_overlaps
 from rstar_cli.stages.crew import Models, Spent, open_crew
-from rstar_cli.stages.foreign_trees import take_trees
+from rstar_cli.stages.foreign_trees import take_trees, were_taken
 from rstar_cli.stages.problem_sets import content_of, read_source, round_problems
 from rstar_cli.stages.searching import is_solved, search_problems
 
@@ -88,6 +88,10 @@ def generate(place: GeneratePlace, config: GenerateConfig, run: RunDir | None, s
 
 def _on_round(place: GeneratePlace, config: GenerateConfig, run: RunDir, stop: Stop | None) -> Summary:
     files = run.round(place.round)
+    if place.problems is None and were_taken(run, place.round):
+        summary = Summary(f"generate {place.which}", files=[files.trees], done_before=True)
+        summary.headline, summary.next_command = "trees of others, taken before", run.command("verify", place.round)
+        return summary
     model, policy_name = policy_for(config, run, place.round)
     prm, prm_name = prm_for(config, run, place.round)
     refuse_without(place.skip_bad_lines, place.problems, "--problems")

@@ -66,8 +66,9 @@ def merge(place: MergePlace, run: RunDir | None) -> Summary:
             if run is not None:
                 stack.enter_context(run.locked(name, place.round))
             else:
-                lock = stages[0].manifest.with_name(f".{name}.lock")
-                stack.enter_context(held(lock, f"{name} in {lock.parent}"))
+                output = stages[0].outputs[0]
+                lock = output.with_name(f".{output.name if name == 'generate' else name}.lock")
+                stack.enter_context(held(lock, str(output)))
         return _join(stages, place, run)
 
 

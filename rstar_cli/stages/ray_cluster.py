@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,8 +25,7 @@ class Cluster:
 
     Attributes:
         ray: the package.
-        actors: how many there are to be.
-        cpus: cores of an actor, at least one: its programs run in so many processes.
+        shares: of each actor that there is to be.
 
     Raises:
         SetupError: the package `ray` is absent, or the cluster is not to be had.
@@ -42,25 +42,25 @@ class Cluster:
                 raise SetupError(
                     f"no Ray cluster: {error}", remedy="Start one (ray start --head), or see $RAY_ADDRESS."
                 ) from error
-        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        had = int(sum(machine.get("GPU", 0) for machine in machines)) if gpus else 0
-        self.actors = actors or had or (1 if gpus else len(machines))
-        gpu = min(1.0, had / self.actors)
-        cpus = cpus_each(machines, self.actors, gpu)
-        self.cpus = max(1, int(cpus))
-        self._share = {"num_cpus": cpus, "num_gpus": gpu}
+        self.shares = shares([node for node in ray.nodes() if node["Alive"]], actors, gpus=gpus)
         self._started: list[Any] = []
 
-    def start(self, kind: type, *args: object, restarts: int = 0) -> Any:
+    def start(self, share: Share, kind: type, *args: object, restarts: int = 0) -> Any:
         """Start an actor.
 
         Args:
+            share: of the cluster.
             kind: its class, whose first argument is the folder where the command was given: an actor begins in that of
                 its cluster, and paths may be relative.
             args: the others.
             restarts: how often Ray starts it again where it dies, and repeats what it had been asked.
         """
-        made = self.ray.remote(**self._share, max_restarts=restarts, max_task_retries=restarts)(kind)
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        asked: dict[str, Any] = {"num_cpus": share.cpus, "num_gpus": share.gpus}
+        if share.machine is not None:
+            asked["scheduling_strategy"] = NodeAffinitySchedulingStrategy(share.machine, soft=False)
+        made = self.ray.remote(**asked, max_restarts=restarts, max_task_retries=restarts)(kind)
         self._started.append(made.remote(Path.cwd(), *args))
         return self._started[-1]
 
@@ -81,6 +81,38 @@ class Cluster:
             self.ray.shutdown()
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What an actor asks of a cluster: cores, GPUs (a part of one, or one), and the id of its machine; None: any."""
+
+    cpus: float
+    gpus: float = 0.0
+    machine: str | None = None
+
+    @property
+    def workers(self) -> int:
+        """Processes that its programs run in."""
+        return max(1, int(self.cpus))
+
+
+def shares(nodes: Sequence[Mapping[str, Any]], actors: int, *, gpus: bool) -> list[Share]:
+    """Of each actor, so that all of them find room.
+
+    Args:
+        nodes: the machines, as `ray.nodes()` tells of them.
+        actors: see `Cluster`.
+        gpus: see `Cluster`.
+    """
+    machines = [node["Resources"] for node in nodes]
+    had = int(sum(machine.get("GPU", 0) for machine in machines)) if gpus else 0
+    hosts = [node for node in nodes if node["Resources"].get("CPU", 0) > 0]
+    if not actors and not gpus and hosts:
+        return [Share(_whole(node["Resources"]["CPU"]), machine=node["NodeID"]) for node in hosts]
+    count = actors or had or 1
+    gpu = 1 / math.ceil(count / had) if had else 0.0  # a part is of one GPU: the parts must be equal
+    return [Share(cpus_each(machines, count, gpu), gpu)] * count
+
+
 def cpus_each(machines: Sequence[dict[str, float]], actors: int, gpu: float) -> float:
     """Cores that an actor may ask for so that all of them find room, whatever machine holds how many of them.
 
@@ -93,8 +125,11 @@ def cpus_each(machines: Sequence[dict[str, float]], actors: int, gpu: float) -> 
         Whole cores, or a part of one (Ray takes no other numbers).
     """
     hosts = [m for m in machines if (m.get("GPU", 0) >= gpu if gpu else m.get("CPU", 0) > 0)] or [{}]
-    room = [min(actors, int(host["GPU"] / gpu + 1e-6)) if gpu else math.ceil(actors / len(hosts)) for host in hosts]
-    cpus = min(host.get("CPU", 0.0) / held for host, held in zip(hosts, room, strict=True))
+    held = [min(actors, int(h["GPU"]) * int(1 / gpu + 1e-6)) if gpu else math.ceil(actors / len(hosts)) for h in hosts]
+    return _whole(min(host.get("CPU", 0.0) / count for host, count in zip(hosts, held, strict=True)))
+
+
+def _whole(cpus: float) -> float:
     return float(int(cpus)) if cpus >= 1 else cpus
 
 
@@ -115,11 +150,16 @@ def enter(folder: Path) -> None:
 
 def _refuse_absent(address: str) -> None:
     """Ray waits for minutes where nothing listens at a cluster's address."""
+    if address.startswith("ray://"):
+        raise SetupError(
+            f"{address} is for Ray's client, which does not carry what actors tell on the way",
+            remedy="Start the command on a machine of the cluster, with $RAY_ADDRESS as HOST:PORT of ray start.",
+        )
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():  # not given, or a form that Ray itself resolves
         return
     try:
-        socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=CONNECT_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
     except OSError as error:
         raise SetupError(
             f"no Ray cluster at {address} ($RAY_ADDRESS): {error.strerror or error}",

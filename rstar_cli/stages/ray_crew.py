@@ -21,8 +21,12 @@ from rstar_cli.interrupts import asked
 from rstar_cli.jsonl import dump
 from rstar_cli.protocols import EngineInfo
 from rstar_cli.records import Problem, Row
+from rstar_cli.screen import note
 from rstar_cli.stages.crew import Here, Models, RowT, Solve, Spent, Stopped
 from rstar_cli.stages.ray_cluster import Cluster, enter
+
+PATIENCE = 60.0
+"""Seconds after which a word is said of actors that do not answer."""
 
 MAX_DEATHS = 3
 """Actors that may die in a row without having solved a problem."""
@@ -53,10 +57,11 @@ class RstarWork:
     def __init__(self, problems: Sequence[Problem]) -> None:
         self._waiting = deque(problems)
         self._taken: dict[int, dict[str, Problem]] = {}
+        self._lost: set[int] = set()
 
     def next(self, who: int) -> Problem | None:
         """A problem for an actor; None: there is no more."""
-        if not self._waiting:
+        if not self._waiting or who in self._lost:
             return None
         problem = self._waiting.popleft()
         self._taken.setdefault(who, {})[problem.id] = problem
@@ -65,6 +70,7 @@ class RstarWork:
     def give_back(self, who: int, done: Iterable[str]) -> int:
         """Put back what a dead actor had taken and not done; how many wait now."""
         known = set(done)
+        self._lost.add(who)
         self._waiting.extendleft(p for p in self._taken.pop(who, {}).values() if p.id not in known)
         return len(self._waiting)
 
@@ -127,8 +133,9 @@ class RayCrew:
     def __init__(self, models: Models) -> None:
         self._cluster = cluster = Cluster(models.config.actors, gpus=True)
         settings = {
-            "exec_workers": models.config.exec_workers or cluster.cpus,  # the actors of a machine share its cores
-            "in_flight": in_flight(models.config.in_flight, len(models.problems), cluster.actors),
+            "exec_workers": models.config.exec_workers
+            or cluster.shares[0].workers,  # a machine's actors share its cores
+            "in_flight": in_flight(models.config.in_flight, len(models.problems), len(cluster.shares)),
         }
         self._models = replace(models, config=models.config.model_copy(update=settings))
         self._actors: dict[int, Any] = {}
@@ -137,9 +144,12 @@ class RayCrew:
         self._numbers = count()
         with ExitStack() as stack:
             stack.enter_context(cluster)
-            for _ in range(cluster.actors):
+            for _ in cluster.shares:
                 self._start()
-            self._info: EngineInfo = cluster.answer(next(iter(self._actors.values())).info.remote())
+            told = next(iter(self._actors.values())).info.remote()
+            if not cluster.ray.wait([told], timeout=PATIENCE)[0]:
+                note("no actor has answered yet: models load, or others hold the cluster's resources (see ray status)")
+            self._info: EngineInfo = cluster.answer(told)
             self._stack = stack.pop_all()
 
     @property
@@ -167,10 +177,17 @@ class RayCrew:
         """See `Crew`."""
         ray = self._cluster.ray
         work = ray.remote(num_cpus=0)(RstarWork).remote(problems)
+        while len(self._actors) < len(self._cluster.shares):  # those that died when there was nothing left to do
+            self._start()
         at_work = {self._ask(who, solve, work): who for who in self._actors}
         done: set[str] = set()
+        heard: set[int] = set()
         deaths = 0
         while at_work:
+            if len(done) == len(problems):  # an actor may be waiting for room in the cluster still
+                at_work = {asked: who for asked, who in at_work.items() if who in heard}
+                if not at_work:
+                    break
             (ready,), _ = ray.wait(list(at_work), num_returns=1)
             who = at_work[ready]
             try:
@@ -179,7 +196,8 @@ class RayCrew:
                 del at_work[ready]
                 continue
             except ray.exceptions.RayActorError as error:
-                del at_work[ready], self._actors[who]
+                del at_work[ready]
+                ray.kill(self._actors.pop(who))  # it may be out of reach only, and hold its share of the cluster
                 deaths += 1
                 if deaths > MAX_DEATHS:
                     raise SetupError(
@@ -191,11 +209,12 @@ class RayCrew:
                     at_work[self._ask(new, solve, work)] = new
                 continue
             deaths = 0
+            heard.add(who)
             self._spent[who] = told.spent
             self._failed |= told.failed
             if told.kind is not None and told.name not in done:
                 yield cast(RowT, told.kind.model_validate_json(told.line))
-            done |= {told.name, *told.failed}
+            done |= {*told.failed, *([told.name] if told.name else [])}
             if stop() or asked():  # what is in flight elsewhere is dropped
                 return
         ray.kill(work)
@@ -203,7 +222,7 @@ class RayCrew:
     def _start(self) -> int:
         """Start an actor; its number."""
         who = next(self._numbers)
-        self._actors[who] = self._cluster.start(RstarActor, self._models)
+        self._actors[who] = self._cluster.start(self._cluster.shares[0], RstarActor, self._models)
         return who
 
     def _ask(self, who: int, solve: Solve[Any], work: Any) -> Any:

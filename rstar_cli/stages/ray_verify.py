@@ -60,14 +60,16 @@ def verified_by_ray(
     waiting = iter(trees)
     under_way: dict[Any, Any] = {}
     with Cluster(config.actors, gpus=False) as cluster:
-        settings = config.model_copy(update={"exec_workers": config.exec_workers or cluster.cpus})
 
         def ask(actor: Any) -> None:
             if chunk := list(islice(waiting, CHUNK)):
                 own = {tree.problem_id: gold[tree.problem_id] for tree in chunk if tree.problem_id in gold}
                 under_way[actor.verified.remote(chunk, own)] = actor
 
-        actors = [cluster.start(RstarVerifier, settings, restarts=RESTARTS) for _ in range(cluster.actors)]
+        actors = []
+        for share in cluster.shares:
+            settings = config.model_copy(update={"exec_workers": config.exec_workers or share.workers})
+            actors.append(cluster.start(share, RstarVerifier, settings, restarts=RESTARTS))
         for _ in range(AHEAD):
             for actor in actors:
                 ask(actor)
@@ -78,7 +80,7 @@ def verified_by_ray(
                 found = cluster.answer(ready)
             except cluster.ray.exceptions.RayActorError as error:
                 raise SetupError(
-                    f"an actor died {RESTARTS + 1} times: {error}",
+                    f"an actor is lost, and was not to be started again: {error}",
                     remedy="See Ray's logs; fewer --actors need less memory.",
                 ) from error
             ask(actor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -159,6 +160,35 @@ def test_an_actor_that_cannot_load_its_model_says_so(one: Path) -> None:
     assert done.returncode == 5, done.stderr
     assert "empty holds no config.json" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_crew_is_whole_again_for_its_next_task(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its only actor dies after the last problem of a task; an evaluation has several."""
+    ray = pytest.importorskip("ray")
+    from rstar_cli.config import GenerateConfig
+    from rstar_cli.jsonl import read_rows
+    from rstar_cli.records import Problem
+    from rstar_cli.stages.crew import Models
+    from rstar_cli.stages.ray_crew import RayCrew
+    from rstar_cli.stages.searching import search_problems
+
+    problems = list(read_rows(one / "p.jsonl", Problem))[:3]
+    config = GenerateConfig(engine="scripted", rollouts=2, launcher="ray", actors=1)
+    solve = functools.partial(search_problems, few_shot=0, seed=1, budget=None)
+    with RayCrew(Models(config, "scripted", None, 0, problems)) as crew:
+        rows = crew.rows(solve, problems, lambda: False)
+        first = [next(rows).problem_id for _ in problems]
+        ray.kill(next(iter(crew._actors.values())))
+        first += [row.problem_id for row in rows]
+        second = [row.problem_id for row in crew.rows(solve, problems, lambda: False)]
+    ray.shutdown()
+    assert sorted(first) == sorted(second) == sorted(problem.id for problem in problems)
+
+
+def test_rays_client_is_refused(one: Path) -> None:
+    done = rstar(*SEARCH, "none.jsonl", *ON_RAY, cwd=one, check=False, RAY_ADDRESS="ray://127.0.0.1:10001")
+    assert done.returncode == 5, done.stderr
+    assert "Ray's client" in done.stderr
 
 
 def test_a_cluster_without_the_folder(one: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from rstar_cli.jsonl import read_objects, write_rows
 from rstar_cli.layout import RunDir, make_folder, read_manifest, write_bytes
+from rstar_cli.locks import held
 from rstar_cli.options import MergePlace
 from rstar_cli.records import Problem
 from rstar_cli.shards import Shard
@@ -125,6 +126,19 @@ def test_one_process_joins(whole: Path, tmp_path: Path) -> None:
     assert "is at work on generate of round 1" in refused.stderr
     rstar("merge", "--round", "1", "--run", "r", cwd=tmp_path)
     assert not list((tmp_path / "r").rglob("*.lock"))
+
+
+def test_one_process_joins_outside_a_run(tmp_path: Path) -> None:
+    """It is the lock of `generate --output`, too."""
+    rstar("problems", "make", "--count", "4", "--output", "p.jsonl", cwd=tmp_path)
+    search = ("generate", "--problems", "p.jsonl", "--engine", "scripted", "--output", "t.jsonl")
+    for part in ("1/2", "2/2"):
+        rstar(*search, "--shard", part, cwd=tmp_path)
+    with held(tmp_path / ".t.jsonl.lock", "t.jsonl"):
+        refused = rstar("merge", "--output", "t.jsonl", cwd=tmp_path, check=False)
+    assert refused.returncode == 6
+    rstar("merge", "--output", "t.jsonl", cwd=tmp_path)
+    assert (tmp_path / "t.jsonl").exists()
 
 
 def test_a_shard_that_was_edited_is_refused(whole: Path, tmp_path: Path) -> None:

@@ -104,9 +104,34 @@ def test_values_of_a_reward_model_are_kept(tmp_path: Path) -> None:
     assert [n.prm_score for n in tree.nodes[:3]] == [None, 0.25, -1.0]
 
 
+def test_a_reward_is_no_value_of_a_model(tmp_path: Path) -> None:
+    """Where upstream samples for training, an answer's value is whether it is right."""
+    scored = {tag: {**state, "value": 0.25} if not state["final_answer"] else state for tag, state in TREE.items()}
+    tree = read(tmp_path, rstar=scored)
+    assert [n.prm_score for n in tree.nodes[1:4]] == [0.25, 0.25, None]
+    assert {n.prm_score for n in tree.nodes if n.stop is StopReason.ANSWER} == {None}
+
+
+def test_what_did_not_run_and_what_printed_nothing(tmp_path: Path) -> None:
+    silent = {"text": "\n# end\nb = 1\n<end_of_code>\n<output><end_of_output>", "observation": ""}
+    told_in_text = {"text": "\n# end\nprint(7)\n<end_of_code>\n<output>7<end_of_output>"}
+    states = {
+        "0": node(),
+        "0.1": node("<code>\na = 1 / 0\n<end_of_step>", observation="ZeroDivisionError: division by zero"),
+        "0.2": node() | silent,
+        "0.3": node() | told_in_text,
+    }
+    tree = read(tmp_path, rstar=states)
+    assert [n.execution for n in tree.nodes[1:]] == [
+        Execution(status=ExecutionStatus.ERROR, error="ZeroDivisionError: division by zero"),
+        Execution(status=ExecutionStatus.OK),
+        Execution(status=ExecutionStatus.OK, stdout="7"),
+    ]
+
+
 def test_a_beams_answers_are_backed_up(tmp_path: Path) -> None:
     beam = {tag: {k: v for k, v in state.items() if k not in ("visit_count", "q_value")} for tag, state in TREE.items()}
-    tree = read(tmp_path, rstar=beam)
+    tree = read(tmp_path, rstar={**beam, "solutions": [{"tag": "0.1.1.1"}]})  # as `agents/beam_search.py` adds
     assert [(n.visits, round(n.q, 2)) for n in tree.nodes[:4]] == [(3, 0.33), (2, 0.0), (1, 1.0), (0, 0.0)]
 
 
@@ -121,6 +146,7 @@ def test_a_round_of_them_is_verified_and_shown(tmp_path: Path) -> None:
     assert told["data"] == {"problems": 2, "solved": 1}
     again = rstar(*take, "--json", cwd=tmp_path)
     assert json.loads(again.stdout)["data"] == told["data"]
+    assert json.loads(rstar("generate", "--run", "r", "--round", "1", "--json", cwd=tmp_path).stdout)["done_before"]
     rstar("verify", "--run", "r", "--round", "1", cwd=tmp_path)
     files = tmp_path / "r/round_1"
     problems = list(read_rows(files / "problems.jsonl", Problem))
@@ -158,23 +184,24 @@ def test_a_bad_row_is_told_by_its_place(tmp_path: Path, changes: dict[str, Any],
 
 
 def test_bad_rows_can_be_set_aside_and_two_trees_of_a_problem_are_refused(tmp_path: Path) -> None:
-    write(tmp_path / "t.jsonl", ROW, ROW, {"question": "b", "answer": "1"})
+    write(tmp_path / "t.jsonl", {**ROW, "rstar": {}}, ROW, ROW)  # a bad one hides no good one of its problem
     rstar("init", "--run", "r", cwd=tmp_path)
     take = ("generate", "--run", "r", "--round", "1", "--trees", "t.jsonl")
     failed = rstar(*take, cwd=tmp_path, check=False)
     assert failed.returncode == 3
-    assert "t.jsonl:2: the problem has a tree in line 1 already" in failed.stderr
+    assert "t.jsonl:1:rstar: expected the nodes of a tree" in failed.stderr
     assert not (tmp_path / "r/round_1/trees.jsonl").exists()
     done = rstar(*take, "--skip-bad-lines", "--json", cwd=tmp_path, check=False)
     assert done.returncode == 7
     assert json.loads(done.stdout)["data"] == {"problems": 1, "solved": 1, "bad lines": 2}
+    assert "the problem has a tree in line 2 already" in beside(tmp_path / "r/round_1/trees.jsonl").read_text()
     assert len(beside(tmp_path / "r/round_1/trees.jsonl").read_text().splitlines()) == 2
 
 
 def test_it_is_a_rounds(tmp_path: Path) -> None:
     write(tmp_path / "t.jsonl", ROW)
-    failed = rstar(
-        "generate", "--trees", "t.jsonl", "--output", "o.jsonl", "--problems", "t.jsonl", cwd=tmp_path, check=False
-    )
-    assert failed.returncode == 2
-    assert "--trees takes the searches of others" in failed.stderr
+    take = ("generate", "--trees", "t.jsonl", "--output", "o.jsonl", "--problems", "t.jsonl")
+    for more in ((), ("--dry-run",)):
+        failed = rstar(*take, *more, cwd=tmp_path, check=False)
+        assert failed.returncode == 2
+        assert "--trees takes the searches of others" in failed.stderr
