@@ -16,7 +16,7 @@ from rstar_cli.jsonl import write_rows
 from rstar_cli.layout import RunDir
 from rstar_cli.options import ShowPlace
 from rstar_cli.protocols import ScoreRequest, Segment
-from rstar_cli.records import Problem, Rollout, StopReason, TreeNode
+from rstar_cli.records import Execution, ExecutionStatus, Problem, Rollout, StopReason, TreeNode
 from rstar_cli.report.tree import Shown, best_leaf, best_text, page_data, tree_text, way_to
 from rstar_cli.stages.show import find_tree
 from tests.helpers import rstar
@@ -120,6 +120,14 @@ def test_the_prm_and_its_part_are_named(settings: dict[str, str], prm: str, told
     data = page_data(replace(SHOWN, tree=GRADED.model_copy(update={"nodes": nodes}), settings=settings, prm=prm))
     assert dict(data["facts"]).get("PRM") == told
     assert (data["guided"], data["asked"]) == (guided, bool(prm))
+
+
+def test_why_a_silent_step_failed_is_told() -> None:
+    silent = Execution(status=ExecutionStatus.TIMEOUT)
+    nodes = tuple(n.model_copy(update={"execution": silent}) if n.id == 3 else n for n in GRADED.nodes)
+    assert nodes[3].stop is StopReason.FAILED
+    data = page_data(replace(SHOWN, tree=GRADED.model_copy(update={"nodes": nodes})))
+    assert data["nodes"][3]["status"] == "timeout"
 
 
 def test_rollouts_without_an_answer_are_counted() -> None:
