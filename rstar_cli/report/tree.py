@@ -26,6 +26,8 @@ _MARKS = {
 }
 VALID = (StopReason.STEP, StopReason.CODE, StopReason.ANSWER, StopReason.DEPTH)
 """Steps that ran, and answers; other candidates were dropped."""
+UNNAMED = "not named"
+"""What is told of the PRM of steps that have values while nothing tells of a PRM, such as those of upstream's trees."""
 STEERED = ("uct", "puct", "mcts")
 """Methods whose choice of a step the PRM's value has a part in; the others draw by the policy alone."""
 _STYLES = {Verdict.CORRECT: "bold green", Verdict.INCORRECT: "bold red", Verdict.NO_ANSWER: "bold red"}
@@ -123,7 +125,7 @@ def _searched_with(shown: Shown) -> str:
     """The PRM that valued steps while the search went on; empty: none did."""
     named = str(shown.settings.get("prm", "none"))
     if named == "none":
-        return "one that is not named" if _valued(shown.tree) and not shown.prm else ""
+        return UNNAMED if _valued(shown.tree) and not shown.prm else ""
     return named
 
 
@@ -135,6 +137,8 @@ def _steering(shown: Shown) -> bool:
 def _prm_told(shown: Shown) -> str:
     """Which PRMs there were, and the part of each; empty: none."""
     during = _searched_with(shown)
+    if during == UNNAMED:  # a search that was not made here: nothing tells what the PRM did in it
+        return during
     part = "which steered the search" if _steering(shown) else "asked in the search, which it didn't steer"
     parts = [f"{shown.prm}, asked after the search"] if shown.prm else []
     return "; ".join([*parts, *([f"{during}, {part}"] if during else [])])

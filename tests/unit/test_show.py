@@ -111,7 +111,8 @@ def test_page_data_holds_every_node_and_rollout() -> None:
             "b, asked after the search; a, which steered the search",
             True,
         ),
-        ({"method": "uct"}, "", "one that is not named, which steered the search", True),
+        ({"method": "uct"}, "", "not named", True),
+        ({"method": "swor"}, "", "not named", False),
     ],
 )
 def test_the_prm_and_its_part_are_named(settings: dict[str, str], prm: str, told: str | None, guided: bool) -> None:
