@@ -18,6 +18,8 @@ FEW = 3
 """Wrong solutions below a step up to which the words say that they are few."""
 TIES = 4
 """Answers that tie which are named."""
+DOUBTS = 3
+"""Steps named that the PRM holds for right although all below them is wrong."""
 FALL = 0.5
 """Of the PRM's value from one step to the next, in [0, 2], that is worth a word."""
 
@@ -105,15 +107,37 @@ def told_of_best(tree: Tree, best: TreeNode, gold: str) -> str:
     answers = finished(tree)
     if all(node.verdict is None for node in answers):
         return "Nothing was graded: whether this solution is right is not known."
-    if best.prm_score is not None:
-        rank = f"has the highest PRM value ({best.prm_score:.2f})"
-    elif len(answers) > 1 and all(node.q == best.q for node in answers):
-        rank = f"is the first of them, which all have Q {best.q:.2f}"
-    else:
-        rank = f"has the highest Q ({best.q:.2f})"
     right = f", the right one is {gold}" if gold else ""
     answer = best.answer if best.answer is not None else "none"
-    return f"No solution is right; this one {rank}. Its answer is {answer}{right}."
+    return f"No solution is right; this one {rank_of_best(tree, best)}. Its answer is {answer}{right}."
+
+
+def rank_of_best(tree: Tree, best: TreeNode) -> str:
+    """What makes a solution the best one where none is right; words that follow its name."""
+    answers = finished(tree)
+    if best.prm_score is not None:
+        trust = ": the PRM trusts none of them" if best.prm_score < 0 and len(answers) > 1 else ""
+        return f"has the highest PRM value ({_two(best.prm_score)}){trust}"
+    if len(answers) > 1 and all(node.q == best.q for node in answers):
+        return f"is the first of them, which all have Q {_two(best.q)}"
+    return f"has the highest Q ({_two(best.q)})"
+
+
+def doubted(tree: Tree, found: list[Below]) -> str:
+    """In words, where the PRM seems to err: steps that it holds for right, below which every solution is wrong.
+
+    Of steps below one another the first stands for all; the surest ones are named. Empty where there is none.
+    """
+    held = {n.id for n in tree.nodes if found[n.id].all_wrong and n.prm_score is not None and n.prm_score > 0}
+    first = [n for n in tree.nodes if n.id in held and n.parent not in held and n.stop is not StopReason.ANSWER]
+    first.sort(key=lambda n: -(n.prm_score or 0.0))
+    named = ", ".join(f"#{n.id} ({_two(n.prm_score or 0.0)})" for n in first[:DOUBTS])
+    if not first:
+        return ""
+    if len(first) == 1:
+        return f"The PRM holds {named} for right, and every solution below it is wrong ({found[first[0].id].wrong})."
+    more = f" and {len(first) - DOUBTS} more" if len(first) > DOUBTS else ""
+    return f"The PRM holds {named}{more} for right, and every solution below them is wrong."
 
 
 def went_wrong(tree: Tree, leaf: TreeNode, found: list[Below]) -> tuple[str, int | None]:
@@ -146,8 +170,8 @@ def went_wrong(tree: Tree, leaf: TreeNode, found: list[Below]) -> tuple[str, int
     if fell is None:
         return words, None
     before, node = fell
-    hint = f"falls most at step #{node.id}, from {before:.2f} to {node.prm_score:.2f}: a hint, for a PRM can err"
-    return f"{words} The PRM's value {hint}.", node.id
+    fall = f"from {_two(before)} to {_two(node.prm_score or 0.0)}"
+    return f"{words} The PRM's value falls most at step #{node.id}, {fall}: a hint, for a PRM can err.", node.id
 
 
 def _turn(above: TreeNode, node: TreeNode, found: list[Below]) -> str:
@@ -170,6 +194,11 @@ def _fall(way: list[TreeNode]) -> tuple[float, TreeNode] | None:
     falls = [(before - (node.prm_score or 0.0), before, node) for before, node in steps]
     fall, before, node = max(falls, key=lambda f: (f[0], -f[2].id), default=(0.0, 0.0, way[0]))
     return (before, node) if fall >= FALL else None
+
+
+def _two(value: float) -> str:
+    """A figure in a sentence, with the minus sign that the page's columns have."""
+    return f"{value:z.2f}".replace("-", "−")
 
 
 def _many(count: int, what: str) -> str:

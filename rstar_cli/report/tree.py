@@ -12,8 +12,8 @@ from rich.text import Text
 from rich.tree import Tree as Branches
 
 from rstar_cli.prompts import parse_step
-from rstar_cli.records import Problem, StopReason, Tree, TreeNode, Verdict
-from rstar_cli.report.outcome import below, finished, told, told_of_best, turns, went_wrong
+from rstar_cli.records import ExecutionStatus, Problem, StopReason, Tree, TreeNode, Verdict
+from rstar_cli.report.outcome import below, doubted, finished, rank_of_best, told, told_of_best, turns, went_wrong
 from rstar_cli.report.page import as_json, assemble
 
 _MARKS = {
@@ -26,6 +26,10 @@ _MARKS = {
 }
 VALID = (StopReason.STEP, StopReason.CODE, StopReason.ANSWER, StopReason.DEPTH)
 """Steps that ran, and answers; other candidates were dropped."""
+UNNAMED = "not named"
+"""What is told of the PRM of steps that have values while nothing tells of a PRM, such as those of upstream's trees."""
+STEERED = ("uct", "puct", "mcts")
+"""Methods whose choice of a step the PRM's value has a part in; the others draw by the policy alone."""
 _STYLES = {Verdict.CORRECT: "bold green", Verdict.INCORRECT: "bold red", Verdict.NO_ANSWER: "bold red"}
 
 
@@ -82,13 +86,13 @@ def tree_page(shown: Shown) -> str:
 def page_data(shown: Shown) -> dict[str, Any]:
     """What the page holds: facts to show, nodes by id, rollouts in order, the best solution's leaf.
 
-    `prm`: steps have values by a PRM; `guided`: the search had them, too, and they are part of its arithmetic. `told`:
-    what the search came to; `turns`: steps where solutions first went wrong, each with its wrong solutions; `why`: of
-    each wrong solution, by leaf, where it went wrong in words, and the step that they speak of.
+    `prm`: steps have values by a PRM; `asked`: after the search; `guided`: a PRM's values are part of the search's own
+    arithmetic. `told`: what the search came to; `rank`: what makes the best solution the best one; `turns`: steps where
+    solutions first went wrong, each with its wrong solutions; `why`: of each wrong solution, by leaf, where it went
+    wrong in words, and the step that they speak of; `doubted`: where the PRM seems to err.
     """
     tree, problem = shown.tree, shown.problem
     best, gold, found = best_leaf(tree), _gold(shown), below(tree)
-    valued = any(node.prm_score is not None for node in tree.nodes)
     return {
         "title": f"{tree.problem_id}, {shown.name}",
         "problem": problem.problem if problem is not None else tree.prompt,
@@ -97,16 +101,47 @@ def page_data(shown: Shown) -> dict[str, Any]:
         "gold": gold,
         "told": told(tree, gold),
         "told_of_best": told_of_best(tree, best, gold) if best is not None else "",
+        "rank": rank_of_best(tree, best) if best is not None else "",
+        "doubted": doubted(tree, found),
         "turns": {str(node): found[node].wrong for node in turns(tree, found)},
         "why": {str(leaf.id): why for leaf in finished(tree) if (why := went_wrong(tree, leaf, found))[0]},
-        "prm": valued,
-        "guided": valued and not shown.prm,
+        "prm": _valued(tree),
+        "asked": bool(shown.prm),
+        "guided": _steering(shown),
+        "rules": shown.settings.get("rules", ""),
         "exploration": shown.settings.get("exploration", 0.0),
         "best": best.id if best is not None else None,
         "verified": {str(leaf): verdict for leaf, verdict in shown.verified.items()},
         "nodes": [_page_node(tree, node) for node in tree.nodes],
         "rollouts": [rollout.model_dump() for rollout in tree.rollouts],
     }
+
+
+def _valued(tree: Tree) -> bool:
+    return any(node.prm_score is not None for node in tree.nodes)
+
+
+def _searched_with(shown: Shown) -> str:
+    """The PRM that valued steps while the search went on; empty: none did."""
+    named = str(shown.settings.get("prm", "none"))
+    if named == "none":
+        return UNNAMED if _valued(shown.tree) and not shown.prm else ""
+    return named
+
+
+def _steering(shown: Shown) -> bool:
+    """Whether a PRM's values are part of what the search chose by."""
+    return bool(_searched_with(shown)) and shown.settings.get("method", STEERED[0]) in STEERED
+
+
+def _prm_told(shown: Shown) -> str:
+    """Which PRMs there were, and the part of each; empty: none."""
+    during = _searched_with(shown)
+    if during == UNNAMED:  # a search that was not made here: nothing tells what the PRM did in it
+        return during
+    part = "which steered the search" if _steering(shown) else "asked in the search, which it didn't steer"
+    parts = [f"{shown.prm}, asked after the search"] if shown.prm else []
+    return "; ".join([*parts, *([f"{during}, {part}"] if during else [])])
 
 
 def _gold(shown: Shown) -> str:
@@ -130,7 +165,7 @@ def _page_node(tree: Tree, node: TreeNode) -> dict[str, Any]:
     }
     if not told["code"]:
         told["text"] = node.text
-    if ran is not None and (ran.stdout or ran.error):
+    if ran is not None and (ran.stdout or ran.error or ran.status is not ExecutionStatus.OK):
         told |= {"stdout": ran.stdout, "error": ran.error, "status": ran.status.value}
     return told
 
@@ -141,11 +176,12 @@ def _facts(shown: Shown) -> dict[str, str]:
     answers = finished(tree)
     right = sum(n.verdict is Verdict.CORRECT for n in answers)
     dropped = sum(n.stop not in VALID for n in tree.nodes)
+    lost = sum(tree.nodes[rollout.leaf].stop is not StopReason.ANSWER for rollout in tree.rollouts)
     facts = {"gold answer": shown.problem.answer} if shown.problem is not None and shown.problem.answer else {}
     facts |= {"method": str(shown.settings["method"])} if "method" in shown.settings else {}
-    facts |= {"PRM": f"{shown.prm}, asked after the search"} if shown.prm else {}
+    facts |= {"PRM": prm} if (prm := _prm_told(shown)) else {}
     return facts | {
-        "rollouts": f"{len(tree.rollouts):,}",
+        "rollouts": f"{len(tree.rollouts):,}" + (f", {lost:,} of them came to no answer" if lost else ""),
         "solutions": f"{len(answers):,}, {right:,} of them right",
         "candidates": f"{len(tree.nodes) - 1:,}, {dropped:,} of them dropped",
         "tokens generated": f"{tree.tokens_generated:,}",

@@ -59,10 +59,11 @@ def searched(verdicts: dict[int, list[Verdict]], *, prm: bool = True, failed: in
     )
 
 
-def show(browser: Chrome, folder: Path, tree: Tree, method: str = "uct") -> None:
-    settings = {"method": method, "exploration": 2.0}
-    page = folder / "tree.html"
-    page.write_text(tree_page(Shown(tree, Problem(id="p", problem=STATEMENT, answer="4"), settings, "made")))
+def show(browser: Chrome, folder: Path, tree: Tree, method: str = "uct", *, asked: str = "", **more: str) -> None:
+    """Open the page of a tree; `asked`: the PRM that was asked after the search, `more`: of the search's settings."""
+    settings = {"method": method, "exploration": 2.0, **more}
+    page, problem = folder / "tree.html", Problem(id="p", problem=STATEMENT, answer="4")
+    page.write_text(tree_page(Shown(tree, problem, settings, "made", prm=asked)))
     visit(browser, page)
 
 
@@ -136,7 +137,7 @@ def test_the_best_solution_of_none_that_is_right(browser: Chrome, tmp_path: Path
     assert "All 3 answers differ" in find(browser, ".told").text
     find(browser, "#best").click()
     told = find(browser, ".why").text
-    assert "No solution is right; this one is the first of them, which all have Q -1.00" in told
+    assert "No solution is right; this one is the first of them, which all have Q −1.00" in told
     assert "the right one is 4" in told
     assert "The tree can't tell where it went wrong: all 3 finished solutions are wrong" in told
     find(browser, "#filter option[value=right]").click()
@@ -196,7 +197,11 @@ def test_the_arithmetic_is_not_cut_off(browser: Chrome, tmp_path: Path, method: 
     js(browser, "goTo(3)")
     assert find(browser, ".choices th:last-child").text == "score"
     assert js(browser, "const e = document.querySelector('.scrolls'); return e.scrollWidth - e.clientWidth") <= 0
-    assert "the PRM's value of a step counts as one more rollout" in find(browser, "#detail .hint").text
+    rule = find(browser, "#detail .hint").text
+    assert "the PRM's value of a step counts as one more rollout" in rule
+    assert "comes first" not in rule, "a step that was never visited has the PRM's value"
+    legend = js(browser, "return document.getElementById('legend-of').textContent")
+    assert "the PRM's value of a step counts as one more rollout" in legend
 
 
 def test_what_became_of_a_step(browser: Chrome, tmp_path: Path) -> None:
@@ -271,3 +276,86 @@ def test_a_legend_explains_the_figures(browser: Chrome, tmp_path: Path) -> None:
     assert box["x"] + box["width"] <= js(browser, "return innerWidth")
     summary.send_keys(Keys.ESCAPE)
     assert not find(browser, "#legend-of").is_displayed()
+
+
+@pytest.mark.parametrize(("rules", "rule"), [("paper", "comes first"), ("upstream", "scores 0")])
+def test_the_rule_for_untried_steps_without_a_prm(browser: Chrome, tmp_path: Path, rules: str, rule: str) -> None:
+    show(browser, tmp_path, searched({1: [RIGHT, WRONG], 2: [WRONG]}, prm=False), rules=rules)
+    js(browser, "goTo(1)")
+    assert f"a step that was never visited {rule}" in find(browser, "#detail .hint").text
+    scores = [e.text for e in browser.find_elements("css selector", ".choices td:last-child")]
+    assert set(scores) == {"∞" if rules == "paper" else "0.00"}
+
+
+def test_another_prm_than_the_search_had_gives_no_arithmetic(browser: Chrome, tmp_path: Path) -> None:
+    show(browser, tmp_path, searched({1: [RIGHT, WRONG]}), prm="round 3", asked="round 4")
+    js(browser, "goTo(2)")
+    assert browser.find_elements("css selector", ".choices tr.taken")
+    assert "arithmetic" not in find(browser, ".choices").text
+    assert "not known here" in find(browser, "#detail .hint").text
+
+
+def test_a_failed_step_shows_its_error_in_its_row(browser: Chrome, tmp_path: Path) -> None:
+    tree = searched({1: [RIGHT]}, failed=2)
+    show(browser, tmp_path, tree)
+    find(browser, "#filter option[value=all]").click()
+    (failed, _) = [n.id for n in tree.nodes if n.stop is StopReason.FAILED]
+    row = find(browser, f"#node-{failed} .line").text
+    assert row.startswith("NameError: name")
+    assert "y = x0" in row
+    assert js(browser, CUT) == []
+
+
+def test_why_a_rollout_came_to_no_answer(browser: Chrome, tmp_path: Path) -> None:
+    tree = searched({1: [RIGHT]}, failed=2)
+    first, second = (n.id for n in tree.nodes if n.stop is StopReason.FAILED)
+    lost = (Rollout(leaf=0, reward=-1.0), Rollout(leaf=1, reward=-1.0), Rollout(leaf=0, reward=-1.0))
+    lost = tuple(rollout.model_copy(update={"tokens": 123_456}) for rollout in lost)
+    show(browser, tmp_path, tree.model_copy(update={"rollouts": (*lost, *tree.rollouts)}), "swor")
+    assert not browser.find_elements("css selector", ".ended")
+    for number, failed, name in ((1, first, "x0"), (3, second, "x1")):
+        js(browser, f"goTo({number})")
+        words = f"#{failed}, failed: NameError: name '{name}' is not defined."
+        assert words in find(browser, ".ended").text
+        assert f"no answer, #{failed} failed, reward −1.00" in find(browser, "#told").text
+        assert js(browser, "const e = document.getElementById('told'); return e.scrollWidth - e.clientWidth") <= 0
+    js(browser, "goTo(2)")
+    assert find(browser, ".ended").text == "Rollout 2 came to no answer; the tree doesn't tell why it ended at #1."
+    js(browser, "goTo(4)")
+    assert not browser.find_elements("css selector", ".ended"), "it has an answer"
+
+
+def test_the_summary_tells_how_far_the_prm_is_trusted(browser: Chrome, tmp_path: Path) -> None:
+    tree = searched({1: [WRONG], 2: [WRONG]})
+    values = {n.id: 0.8 if n.depth == 1 and n.id > 1 else -0.9 for n in tree.nodes if n.depth and n.prm_score}
+    show(browser, tmp_path, tree.model_copy(update={"nodes": tuple(_valued(tree, values))}))
+    told = find(browser, "#detail").text
+    assert "has the highest PRM value (−0.90): the PRM trusts none of them." in told
+    (held,) = [n for n, value in values.items() if value > 0 and tree.nodes[n].visits]
+    words = f"The PRM holds #{held} (0.80) for right, and every solution below it is wrong (1)."
+    assert find(browser, ".doubted").text == words
+    js(browser, "document.querySelector('.doubted .link').click()")
+    assert find(browser, ".row.chosen").get_attribute("data-id") == str(held)
+
+
+def _valued(tree: Tree, values: dict[int, float]) -> list[TreeNode]:
+    return [node.model_copy(update={"prm_score": values.get(node.id)}) for node in tree.nodes]
+
+
+def test_the_panel_has_the_words_of_the_chips(browser: Chrome, tmp_path: Path) -> None:
+    tree = searched({1: [RIGHT, WRONG]})
+    show(browser, tmp_path, tree)
+    for leaf in [n for n in tree.nodes if n.stop is StopReason.ANSWER]:
+        js(browser, f"choose({leaf.id})")
+        chip = find(browser, f"#node-{leaf.id} .mark").text
+        assert f"Verdict: {chip}" in find(browser, "#detail .hint").text
+
+
+def test_the_filter_line_counts_matches_and_rows(browser: Chrome, tmp_path: Path) -> None:
+    tree = searched({1: [RIGHT], 2: [WRONG]}, failed=2)
+    show(browser, tmp_path, tree)
+    find(browser, "#filter option[value=dropped]").click()
+    words = find(browser, "#shown").text
+    assert words.endswith("2 match, 3 shown"), "the problem stands above them"
+    if find(browser, "#open .wide").is_displayed():
+        assert words.startswith(f"{len(tree.nodes)} nodes, ")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rstar_cli.records import StopReason, Tree, TreeNode, Verdict
-from rstar_cli.report.outcome import below, told, told_of_best, turns, went_wrong
+from rstar_cli.report.outcome import below, doubted, rank_of_best, told, told_of_best, turns, went_wrong
 from rstar_cli.report.tree import best_leaf
 
 RIGHT, WRONG, TIMEOUT = Verdict.CORRECT, Verdict.INCORRECT, Verdict.TIMEOUT
@@ -59,7 +59,7 @@ def test_few_solutions_are_no_proof() -> None:
 def test_where_nothing_is_right_the_prm_is_asked() -> None:
     words, step = went_wrong(LOST, LOST.nodes[3], below(LOST))
     assert "all 3 finished solutions are wrong, so no step stands out" in words
-    assert "falls most at step #3, from 0.90 to -0.20" in words
+    assert "falls most at step #3, from 0.90 to −0.20" in words
     assert step == 3
     assert went_wrong(LOST, LOST.nodes[5], below(LOST))[1] == 5
 
@@ -85,7 +85,8 @@ def test_the_best_one_is_not_always_right() -> None:
         (MIXED, ""),
         (
             LOST,
-            "No solution is right; this one has the highest PRM value (-0.20). Its answer is 5, the right one is 4.",
+            "No solution is right; this one has the highest PRM value (−0.20): the PRM trusts none of them. "
+            "Its answer is 5, the right one is 4.",
         ),
         (tree({1: [("5", WRONG), ("6", WRONG)]}), "No solution is right; this one is the first of them"),
         (tree({1: [("5", None)]}), "Nothing was graded: whether this solution is right is not known."),
@@ -95,3 +96,24 @@ def test_the_best_one_is_not_always_right() -> None:
         told_words = told_of_best(made, best, "4")
         assert told_words.startswith(words)
         assert bool(told_words) == bool(words)
+
+
+def test_what_makes_it_the_best_one() -> None:
+    assert rank_of_best(LOST, LOST.nodes[3]) == "has the highest PRM value (−0.20): the PRM trusts none of them"
+    trusted = tree({1: [("5", WRONG), ("6", WRONG)]}, prm={2: 0.3, 3: -0.4})
+    assert rank_of_best(trusted, trusted.nodes[2]) == "has the highest PRM value (0.30)"
+    plain = tree({1: [("5", WRONG), ("6", WRONG)]})
+    assert rank_of_best(plain, plain.nodes[2]) == "is the first of them, which all have Q −1.00"
+
+
+def test_steps_that_the_prm_holds_for_right_though_all_below_is_wrong() -> None:
+    assert doubted(LOST, below(LOST)) == "The PRM holds #1 (0.90) for right, and every solution below it is wrong (1)."
+    values = {1: 0.2, 2: 0.8, 3: 0.4, 4: 0.6, 5: -0.1, 6: 0.9, 7: 0.7}
+    many = tree({i: [("6", WRONG)] for i in range(1, 6)}, prm=values)
+    words = (
+        "The PRM holds #2 (0.80), #4 (0.60), #3 (0.40) and 1 more for right, and every solution below them is wrong."
+    )
+    assert doubted(many, below(many)) == words, "the answer #6 hangs on step #1, #7 on #2"
+    assert doubted(MIXED, below(MIXED)) == ""
+    sound = tree({1: [("4", RIGHT)]}, prm={1: 0.9})
+    assert doubted(sound, below(sound)) == ""

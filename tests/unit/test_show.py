@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from rstar_cli.jsonl import write_rows
 from rstar_cli.layout import RunDir
 from rstar_cli.options import ShowPlace
 from rstar_cli.protocols import ScoreRequest, Segment
-from rstar_cli.records import Problem, StopReason, TreeNode
+from rstar_cli.records import Execution, ExecutionStatus, Problem, Rollout, StopReason, TreeNode
 from rstar_cli.report.tree import Shown, best_leaf, best_text, page_data, tree_text, way_to
 from rstar_cli.stages.show import find_tree
 from tests.helpers import rstar
@@ -75,9 +76,9 @@ def test_the_best_solution_whole() -> None:
     lost = GRADED.model_copy(update={"nodes": tuple(n for n in GRADED.nodes if n.id < 4 or n.id in (6, 7))})
     lost = lost.model_copy(update={"nodes": tuple(_renumbered(lost.nodes))})
     told = " ".join(text_of(best_text(Shown(lost, SHOWN.problem, {}, "file"))).split())
-    assert "No solution is right; this one has the highest Q (-1.00). Its answer is 41, the right one is 42." in told
+    assert "No solution is right; this one has the highest Q (−1.00). Its answer is 41, the right one is 42." in told
     assert "The tree can't tell where it went wrong: there is no other solution." in told
-    none = GRADED.model_copy(update={"nodes": GRADED.nodes[:4]})
+    none = GRADED.model_copy(update={"nodes": GRADED.nodes[:4], "rollouts": ()})
     assert "No rollout came to an answer" in text_of(best_text(Shown(none, None, {}, "file")))
 
 
@@ -95,6 +96,46 @@ def test_page_data_holds_every_node_and_rollout() -> None:
     assert data["nodes"][1]["code"] == "# good\na = 1"
     assert data["best"] == 5
     assert data["rollouts"] == [{"leaf": 5, "reward": 1.0, "tokens": 0}]
+
+
+@pytest.mark.parametrize(
+    ("settings", "prm", "told", "guided"),
+    [
+        ({"method": "uct", "prm": "none"}, "", None, False),
+        ({"method": "uct", "prm": "round 3"}, "", "round 3, which steered the search", True),
+        ({"method": "swor", "prm": "round 3"}, "", "round 3, asked in the search, which it didn't steer", False),
+        ({"method": "uct", "prm": "none"}, "last", "last, asked after the search", False),
+        (
+            {"method": "puct", "prm": "a"},
+            "b",
+            "b, asked after the search; a, which steered the search",
+            True,
+        ),
+        ({"method": "uct"}, "", "not named", True),
+        ({"method": "swor"}, "", "not named", False),
+    ],
+)
+def test_the_prm_and_its_part_are_named(settings: dict[str, str], prm: str, told: str | None, guided: bool) -> None:
+    valued = settings.get("prm") != "none" or bool(prm)
+    nodes = tuple(n.model_copy(update={"prm_score": 0.5 if valued and n.id else None}) for n in GRADED.nodes)
+    data = page_data(replace(SHOWN, tree=GRADED.model_copy(update={"nodes": nodes}), settings=settings, prm=prm))
+    assert dict(data["facts"]).get("PRM") == told
+    assert (data["guided"], data["asked"]) == (guided, bool(prm))
+
+
+def test_why_a_silent_step_failed_is_told() -> None:
+    silent = Execution(status=ExecutionStatus.TIMEOUT)
+    nodes = tuple(n.model_copy(update={"execution": silent}) if n.id == 3 else n for n in GRADED.nodes)
+    assert nodes[3].stop is StopReason.FAILED
+    data = page_data(replace(SHOWN, tree=GRADED.model_copy(update={"nodes": nodes})))
+    assert data["nodes"][3]["status"] == "timeout"
+
+
+def test_rollouts_without_an_answer_are_counted() -> None:
+    assert dict(page_data(SHOWN)["facts"])["rollouts"] == "1"
+    lost = (*GRADED.rollouts, Rollout(leaf=1, reward=-1.0), Rollout(leaf=0, reward=-1.0))
+    told = text_of(tree_text(replace(SHOWN, tree=GRADED.model_copy(update={"rollouts": lost}))))
+    assert "rollouts 3, 2 of them came to no answer" in " ".join(told.split())
 
 
 def test_the_tree_that_is_asked_for(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ const indent = (n) => Math.min(n.depth, 14) * (NARROW.matches ? 8 : 16);
 const MARKS = {
   step: "step", code: "end", answer: "answer", failed: "failed", malformed: "form", duplicate: "twin", depth: "depth",
 };
+const VERDICTS = { correct: "right", incorrect: "wrong", no_answer: "wrong: no answer" };
+const verdict = (name) => VERDICTS[name] || name.replaceAll("_", " ");
+const failure = (n) => (n.error || n.status || "failed").trim().split("\n").pop();
 const WHY = { malformed: "no step: no closing tag, or tags out of order", duplicate: "the same text as an earlier one" };
 const MOST = 12;
 
@@ -97,8 +100,15 @@ function wrap(code, columns) {
   return [...pieces, rest.join("")];
 }
 
-// A step: its comment, then its code; what it imports is left out where there is more. In one line where that is room for.
+// A step: of a failed one its error, then its comment and its code.
 function lines(n, columns) {
+  if (n.stop !== "failed") return linesOf(n, columns);
+  const [first, ...rest] = wrap(failure(n), columns - 1);
+  return [{ error: rest.length ? `${first}…` : first }, ...linesOf(n, columns)];
+}
+
+// What it imports is left out where there is more; all of it stands in one line where that is room for.
+function linesOf(n, columns) {
   if (n.id === 0) return ["the problem"];
   if (n.stop === "answer") return wrap(`answer ${n.answer ?? "none"}`, columns);
   const all = n.code.split("\n").map((l) => l.trimEnd()).filter(Boolean), own = all.filter((l) => !/^\s*(from|import)\s/.test(l));
@@ -129,7 +139,7 @@ function shownLines(n) {
 const height = (n) => (NARROW.matches ? 34 : 12) + LINE * shownLines(n).length;
 
 function line(n) {
-  const part = (l) => make("span", /^\s*(#|…)/.test(l) ? "c" : "", l);
+  const part = (l) => l.error ? make("span", "e", l.error) : make("span", /^\s*(#|…)/.test(l) ? "c" : "", l);
   const box = make("span", "line", ...shownLines(n).map((l) => make("span", "", ...(Array.isArray(l) ? l.flatMap((p, i) => (i ? ["  ", part(p)] : [part(p)])) : [part(l)]))));
   if (NARROW.matches) box.style.paddingLeft = `${indent(n)}px`;
   return box;
@@ -191,8 +201,9 @@ function refresh() {
   state.rows = visible();
   layout();
   const found = nodes.some((n) => n.id && FILTERS[state.filter](n)), all = nodes.length.toLocaleString("en");
-  const none = !found && nodes.length > 1;
-  el("shown").replaceChildren(none ? `none of ${all} nodes` : `${state.rows.length.toLocaleString("en")} of ${all}`, ...(none ? [] : [make("span", "wide", " nodes in view")]));
+  const none = !found && nodes.length > 1, match = nodes.filter((n) => FILTERS[state.filter](n)).length.toLocaleString("en");
+  const counted = [make("span", "wide", `${all} nodes, `), `${match} match, ${state.rows.length.toLocaleString("en")} shown`];
+  el("shown").replaceChildren(...(none ? [`none of ${all} nodes`] : counted));
   el("nothing").hidden = !none;
   el("nothing").style.top = `${state.tops[state.rows.length] + 10}px`;
   el("nothing").textContent = `No match for “${el("filter").selectedOptions[0].text}”: ${NOTHING[state.filter] || `none of the ${(nodes.length - 1).toLocaleString("en")} candidates`}.`;

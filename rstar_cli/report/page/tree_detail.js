@@ -23,12 +23,13 @@ function choice(id, at) {
   const np = Math.max(1, before.n[id]), c0 = data.exploration;
   const total = there.reduce((sum, c) => sum + Math.exp(nodes[c].prior ?? 0), 0) || 1;
   return there.map((c) => {
-    const n = nodes[c], prm = data.guided ? n.prm_score : null, extra = prm === null ? 0 : 1;
+    const n = nodes[c], prm = data.guided && !data.asked ? n.prm_score : null, extra = prm === null ? 0 : 1;
     const visits = before.n[c] + extra, q = visits ? (before.w[c] + (prm ?? 0)) / visits : 0;
     const p = Math.exp(n.prior ?? 0);
     let sum = "", value = null;
-    if (data.method === "uct") {
-      value = visits ? q + c0 * Math.sqrt(Math.log(np) / visits) : Infinity;
+    if (data.guided && data.asked) value = null;  // the search had another PRM's values
+    else if (data.method === "uct") {
+      value = visits ? q + c0 * Math.sqrt(Math.log(np) / visits) : data.rules === "upstream" ? 0 : Infinity;
       sum = visits ? `${two(q)} + ${c0}·√(ln ${np} / ${visits})` : "not visited yet";
     } else if (data.method === "puct" || data.method === "mcts") {
       const share = data.method === "puct" ? p / total : p;
@@ -39,10 +40,12 @@ function choice(id, at) {
   });
 }
 
+const UNSEEN = data.rules === "upstream" ? "a step that was never visited scores 0" : "a step that was never visited comes first";
+const BELIEF = data.guided ? " In Q, the PRM's value of a step counts as one more rollout." : "";
 const RULES = {
-  uct: "UCB = Q + c·√(ln N of the step before / N), Q = W/N; a step that was never visited comes first.",
-  puct: "Score = Q + c·P·√(N of the step before) / (1 + N), P being the policy's share among the candidates.",
-  mcts: "Score = Q + c·P·√(N of the step before) / (1 + N) for known steps; the rest of the probability stands for a new one, which is then sampled without replacement.",
+  uct: `UCB = Q + c·√(ln N of the step before / N), Q = W/N; ${data.guided ? "the PRM's value of a step counts as one more rollout, in N and in W, so that a step that was never visited starts from it" : UNSEEN}.`,
+  puct: `Score = Q + c·P·√(N of the step before) / (1 + N), P being the policy's share among the candidates.${BELIEF}`,
+  mcts: `Score = Q + c·P·√(N of the step before) / (1 + N) for known steps; the rest of the probability stands for a new one, which is then sampled without replacement.${BELIEF}`,
   swor: "A step is drawn in proportion to its probability times the share of it that is still to be seen: nothing is sampled twice.",
   "best-of-n": "Each rollout is an independent sample.",
 };
@@ -62,6 +65,29 @@ function symbols(names, told = {}) {
   return make("dl", "symbols", ...names.map((name) => make("div", "", make("dt", "", name), make("dd", "", told[name] || SYMBOLS[name]))));
 }
 
+// Of a rollout that came to no answer: the dropped candidate that ended it, and words, as far as the tree tells.
+function ending(at) {
+  const here = data.rollouts[at - 1].leaf, leaf = nodes[here], place = here ? `#${here}` : "the problem";
+  if (leaf.stop === "answer") return null;
+  const words = (why) => `Rollout ${at} came to no answer: ${why}.`;
+  if (leaf.stop === "depth") return { words: words(`${place} stands at the depth limit`) };
+  const fell = leaf.children.filter((c) => !VALID.has(nodes[c].stop));
+  // One dropped candidate for each rollout that ended here: they are in the same order.
+  const ends = data.rollouts.map((r, i) => (r.leaf === here ? i + 1 : 0)).filter(Boolean);
+  if (ends.length !== fell.length) {
+    const all = fell.length && fell.length === leaf.children.length;
+    return { words: all ? words(`all ${fell.length} candidates below ${place} were dropped`) : `Rollout ${at} came to no answer; the tree doesn't tell why it ended at ${place}.` };
+  }
+  const by = nodes[fell[ends.indexOf(at)]];
+  const why = { failed: `failed: ${failure(by)}`, malformed: "is no step", duplicate: "is the same as an earlier one" }[by.stop];
+  return { by: by.id, words: words(`its next candidate below ${place}, #${by.id}, ${why}`) };
+}
+
+function ended() {
+  const end = el("slider").dataset.used && state.at ? ending(state.at) : null;
+  return end ? [make("p", "ended", ...linked(end.words))] : [];
+}
+
 function choices(id) {
   const at = state.at, way = ways[at - 1];
   if (!el("slider").dataset.used || at < 1 || !way.includes(id) || id === way[way.length - 1]) return [];
@@ -75,7 +101,7 @@ function choices(id) {
   const used = ["N", ...(data.method === "uct" ? ["W"] : []), "Q", ...(prior ? ["P"] : []), ...(formula ? ["c"] : []), ...(rows.some((r) => r.fresh) ? ["new"] : []), ...(rows.some((r) => r.over) ? ["over"] : [])];
   return [
     make("h3", "", `What rollout ${at} chose here`), make("div", "scrolls", table),
-    make("p", "hint", `N and Q are those before this rollout; the list of steps shows them after it. ${RULES[data.method] || ""}${formula && data.guided ? " In the arithmetic, the PRM's value of a step counts as one more rollout." : ""}`),
+    make("p", "hint", `N and Q are those before this rollout; the list of steps shows them after it. ${RULES[data.method] || ""}${data.guided && data.asked ? " Its values are not known here: those shown are of the PRM that was asked after the search." : ""}`),
     symbols(used, { P: data.method === "puct" && formula ? "the probability that the policy gave the step; the arithmetic has its share among the candidates" : SYMBOLS.P }),
   ];
 }
@@ -92,7 +118,8 @@ function outcome() {
   const right = leaves.some((n) => n.verdict === "correct"), best = data.why[data.best];
   return [
     make("p", "told", data.told),
-    ...(best && !right ? [make("p", "", ...linked(`The best of them is #${data.best}. ${best[0]}`))] : []),
+    ...(best && !right ? [make("p", "", ...linked(`#${data.best} ${data.rank}. ${best[0]}`))] : []),
+    ...(data.doubted ? [make("p", "doubted", ...linked(data.doubted))] : []),
     ...listed("Its answers", ["answer", "verdict", "times"], groups.map((group) => [group[0].id, group[0].answer ?? "none", mark(group[0]), String(group.length)])),
     ...(wrong.length ? listed("Where solutions first went wrong", ["step", ...(data.prm ? ["PRM"] : []), "wrong below"], wrong.map(([id, count]) => [id, `#${id} ${brief(nodes[id])}`, ...(data.prm ? [two(nodes[id].prm_score)] : []), `${count} of ${count}`])) : []),
     ...listed("Dropped candidates", ["why", "", "times"], dropped()),
@@ -116,7 +143,7 @@ function to(words, id) {
 function dropped() {
   const found = new Map();
   nodes.filter((n) => n.id && !VALID.has(n.stop)).forEach((n) => {
-    const why = n.stop === "failed" ? (n.error || n.status || "failed").trim().split("\n").pop() : WHY[n.stop];
+    const why = n.stop === "failed" ? failure(n) : WHY[n.stop];
     found.set(why, [...(found.get(why) || []), n]);
   });
   return [...found].sort((a, b) => b[1].length - a[1].length).map(([why, all]) => [all[0].id, why, mark(all[0]), String(all.length)]);
@@ -140,14 +167,14 @@ function facts(n) {
   const chance = n.prm_score === null ? "" : `, a chance of ${Math.round(50 + 50 * n.prm_score)} %`;
   const known = [["visits N", String(n.visits)], ["mean reward Q (−1 to 1)", n.visits ? two(n.q) : "–"]];
   if (n.id) known.push(["log-probability by the policy, nats", two(n.prior)]);
-  if (data.verified[n.id]) known.push(["run again from scratch", data.verified[n.id].replace("_", " ")]);
+  if (data.verified[n.id]) known.push(["run again from scratch", verdict(data.verified[n.id])]);
   if (n.id) known.push(["PRM value (−1 to 1)", data.prm ? two(n.prm_score) + chance : "not asked (rstar show --prm last)"]);
   return [make("h3", "", "At the end of the search"), make("table", "", ...known.map(([k, v]) => make("tr", "", make("td", "", k), make("td", "", v))))];
 }
 
 // What became of a step.
 function became(n) {
-  if (n.stop === "answer") return `A finished solution.${n.verdict ? ` Verdict: ${n.verdict.replace("_", " ")}${data.gold && n.verdict !== "correct" ? `; the right answer is ${data.gold}` : ""}.` : " Not graded."}`;
+  if (n.stop === "answer") return `A finished solution.${n.verdict ? ` Verdict: ${verdict(n.verdict)}${data.gold && n.verdict !== "correct" ? `; the right answer is ${data.gold}` : ""}.` : " Not graded."}`;
   const on = n.children.filter((c) => VALID.has(nodes[c].stop)).length, tried = n.children.length;
   const below = on ? "the solution goes on below it" : tried ? `nothing goes on below it: ${tried === 1 ? "the one candidate" : `all ${tried} candidates`} there ${tried === 1 ? "was" : "were"} dropped` : "nothing was tried below it";
   return {
@@ -171,7 +198,7 @@ function detail() {
   parts.push(make("h2", "", n.id === 0 ? "The problem" : n.stop === "answer" ? `Answer #${n.id}, depth ${n.depth}` : `Step #${n.id}, depth ${n.depth}`));
   if (n.id === 0) parts.push(...(el("slider").dataset.used ? [] : outcome()));
   else parts.push(make("p", "hint", became(n)), ...wrongness(n));
-  parts.push(...choices(n.id));
+  parts.push(...ended(), ...choices(n.id));
   if (n.id) parts.push(make("h3", "", n.stop === "answer" ? "What it wrote" : "Its code"), n.stop === "answer" ? make("pre", "", n.text.trim()) : python(n.code || n.text.trim()));
   if (n.stdout) parts.push(make("h3", "", "What it printed"), make("pre", "", n.stdout));
   if (n.error) parts.push(make("h3", "", `What became of it: ${n.status}`), make("pre", "", n.error));

@@ -25,7 +25,8 @@ function goTo(at) {
   slider.dataset.used = "yes";
   seen = counts(state.at);
   const r = data.rollouts[state.at - 1];
-  el("told").textContent = r ? `rollout ${state.at} of ${ways.length}: ends at #${r.leaf}, reward ${two(r.reward)}, ${r.tokens.toLocaleString("en")} tokens` : `before the first of ${ways.length} rollouts`;
+  const end = r && ending(state.at), where = !end ? `ends at #${r?.leaf}` : end.by ? `no answer, #${end.by} ${nodes[end.by].stop === "failed" ? "failed" : "dropped"}` : `ends at #${r.leaf}, no answer`;
+  el("told").textContent = r ? `rollout ${state.at} of ${ways.length}: ${where}, reward ${two(r.reward)}, ${r.tokens.toLocaleString("en")} tokens` : `before the first of ${ways.length} rollouts`;
   el("when").textContent = r ? `, after rollout ${state.at}` : ", no rollout yet";
   buttons();
   if (r) {
