@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rstar_cli.config import GenerateConfig
+from rstar_cli.config import GenerateConfig, GradingConfig
 from rstar_cli.errors import DataError, UsageError
 from rstar_cli.jsonl import STRICT, Aside, dump, read_objects, replacing, write_rows
 from rstar_cli.layout import RunDir, make_folder, read_manifest
@@ -63,7 +63,8 @@ def take_trees(source: Path, place: GeneratePlace, config: GenerateConfig, run: 
     files = run.round(place.round)
     with run.locked("generate", place.round), ExitStack() as stack:
         aside = open_aside(stack, place.skip_bad_lines, beside(files.trees))
-        settings = {**config.identity(), "policy": "microsoft/rStar", "prm": "none"}
+        grading = {name: getattr(config, name) for name in GradingConfig.model_fields}
+        settings = {**grading, "policy": "microsoft/rStar", "prm": "none"}
         record = StageRecord(files.manifest, "generate", settings, {TAKEN: source}, [files.trees])
         summary = Summary(f"generate {place.which}", files=[files.problems, files.trees])
         summary.next_command = run.command("verify", place.round)
