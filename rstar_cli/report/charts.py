@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,7 +106,8 @@ def _of_accuracy(report: dict[str, Any]) -> list[_Asked]:
 
 
 def _of_searches(rounds: Sequence[dict[str, Any]]) -> list[_Asked]:
-    sure = f"Sampled solutions by the chance that the PRM gives them, and how many are right ({_INTERVAL}s)."
+    sure = "Sampled solutions by the chance that the PRM gives them, and how many are right: the last round with "
+    sure += f"{_INTERVAL}s, earlier ones faint."
     return [
         (
             "coverage_by_level",
@@ -157,7 +159,7 @@ def left_out(report: dict[str, Any]) -> str:
 
 def on_page(chart: Chart) -> str:
     """A chart as SVG for the page, which has its title."""
-    return themed(_drawn(chart, "svg", {**_PAGE, "svg.hashsalt": chart.name}).decode())
+    return themed(_drawn(chart, "svg", {**_PAGE, "svg.hashsalt": chart.name}).decode(), f"{chart.title}. {chart.about}")
 
 
 def write_charts(drawn: Sequence[Chart], folder: Path) -> list[Path]:
@@ -174,14 +176,23 @@ def write_charts(drawn: Sequence[Chart], folder: Path) -> list[Path]:
     return paths
 
 
-def themed(svg: str) -> str:
-    """An SVG with the page's colours and font instead of its own, without the lines above its root."""
+def themed(svg: str, label: str) -> str:
+    """An SVG with the page's colours and font instead of its own, without the lines above its root.
+
+    Args:
+        svg: a whole file.
+        label: what it shows, for who does not see it.
+    """
     body = svg[svg.index("<svg") :]
     for fixed, own in _OWN.items():
         body = body.replace(fixed.lower(), own)  # as matplotlib writes colours
     body = re.sub(r' ?font-family: [^;"]*;|<metadata>.*?</metadata>', "", body, flags=re.DOTALL)
+    end = f'role="img" aria-label="{escape(label)}">'
     return re.sub(
-        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg xmlns="http://www.w3.org/2000/svg" \1 role="img">', body, count=1
+        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>',
+        lambda found: f'<svg xmlns="http://www.w3.org/2000/svg" {found[1]} {end}',
+        body,
+        count=1,
     )
 
 
