@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from rstar_cli.layout import write_bytes
 from rstar_cli.report import figure
 from rstar_cli.report.bars import dropped, kept, time_by_stage, tokens_by_stage
-from rstar_cli.report.collect import last_figures
+from rstar_cli.report.collect import last_figures, series
 from rstar_cli.report.drawings import (
     INK,
     LINE,
@@ -83,18 +83,21 @@ def charts(report: dict[str, Any], found: dict[str, Any]) -> list[Chart]:
         report: as `collect` gives it.
         found: as `gather` gives it.
     """
-    asked = [*_of_accuracy(report), *_of_searches(found["rounds"])]
+    asked = [*_of_accuracy(report, found["same"]), *_of_searches(found["rounds"])]
     return [Chart(name, title, about, *drawn) for name, title, about, drawn in asked if drawn is not None]
 
 
-def _of_accuracy(report: dict[str, Any]) -> list[_Asked]:
+def _of_accuracy(report: dict[str, Any], by_set: dict[str, dict[int, dict[str, Any]]]) -> list[_Asked]:
     main = next(iter(report["sets"]), "")
+    last = max(series(report, main, "greedy"), default=0)
+    same = by_set.get(main, {}).get(last) if "greedy" in last_figures(report) else None
     greedy = f"Greedy decoding on {main}, with {_INTERVAL}s"
-    spent = f"One dot a method, the last evaluated round, with {_INTERVAL}s."
+    spent = f"One dot a method, the last evaluated round, with {_INTERVAL}s"
+    spent += f"; greedy decoding too on the {same['n']:,} problems that the others were given." if same else "."
     return [
         ("accuracy_by_level", "Accuracy by level", f"{greedy}; a\u00a0line\u00a0a\u00a0level.", by_level(report)),
         ("accuracy_by_subject", "Accuracy by subject", f"{greedy}; the last evaluated round.", by_subject(report)),
-        ("accuracy_by_tokens", "Accuracy against tokens", spent, by_tokens(report)),
+        ("accuracy_by_tokens", "Accuracy against tokens", spent, by_tokens(report, same)),
         (
             "accuracy_by_samples",
             "Accuracy by number of samples",

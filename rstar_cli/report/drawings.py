@@ -147,12 +147,16 @@ def by_subject(report: dict[str, Any]) -> Drawing | None:
     return Drawing(draw, len(subjects))
 
 
-def by_tokens(report: dict[str, Any]) -> Drawing | None:
+def by_tokens(report: dict[str, Any], same: dict[str, Any] | None) -> Drawing | None:
     """Accuracy against generated tokens a problem, a dot a method; those of equal cost stand a little apart.
 
     Of a single method there is nothing to compare, and no drawing.
+
+    Args:
+        report: as `collect` gives it.
+        same: figures of greedy decoding on the other methods' problems, where they were given fewer; else None.
     """
-    methods = last_figures(report)
+    methods = last_figures(report) | ({"greedy": same} if same else {})
     shown = [method for method in told_methods(report, report["sets"][0]) if method in methods] if methods else []
     if len(shown) < 2:
         return None

@@ -27,9 +27,9 @@ def gather(run: RunDir) -> dict[str, Any]:
         with a right solution, problems)}, stages {stage: {seconds, tokens, status}}, calibration [[value, share right,
         solutions]]}; `changed`: settings that are not the same in all rounds, each {stage, setting, values {round:
         value}}; `origins`: {name: texts}; `hashes`: {round: {name of what it was verified from: SHA-256}}; `problems`:
-        of the main set, see `_problems`; `same`: {set: {round: {accuracy, ci95, n}}}, greedy decoding on those of a
-        set's problems that other methods were given, where these are fewer; `sets`: settings by set; `temperature`: of
-        the last samples, None: none were drawn; `run`: the run's path, as it was given.
+        of the main set, see `_problems`; `same`: {set: {round: {accuracy, ci95, n, tokens}}}, greedy decoding on those
+        of a set's problems that other methods were given, where these are fewer; `sets`: settings by set;
+        `temperature`: of the last samples, None: none were drawn; `run`: the run's path, as it was given.
     """
     folders = run.rounds()
     manifests = {folder.number: read_manifest(folder.manifest) for folder in folders}
@@ -55,11 +55,12 @@ def _same(folders: Iterable[RoundDir], name: str) -> dict[int, dict[str, Any]]:
         others = [path for path in sorted(folder.evaluations.glob(f"{name}.*.jsonl")) if path != greedy]
         if not greedy.exists() or not others:
             continue
-        right = {row.problem_id: row.samples[0].verdict is Verdict.CORRECT for row in read_rows(greedy, EvalRow)}
-        ids = {row.problem_id for path in others for row in read_rows(path, EvalRow)} & {*right}
-        if 0 < len(ids) < len(right):
-            count = sum(right[key] for key in ids)
-            found[folder.number] = {"accuracy": count / len(ids), "ci95": wilson(count, len(ids)), "n": len(ids)}
+        rows = {row.problem_id: row for row in read_rows(greedy, EvalRow)}
+        ids = {row.problem_id for path in others for row in read_rows(path, EvalRow)} & {*rows}
+        if 0 < (n := len(ids)) < len(rows):
+            right = sum(rows[key].samples[0].verdict is Verdict.CORRECT for key in ids)
+            tokens = sum(rows[key].tokens for key in ids)
+            found[folder.number] = {"accuracy": right / n, "ci95": wilson(right, n), "n": n, "tokens": tokens}
     return found
 
 

@@ -29,7 +29,7 @@ from rstar_cli.report import collect
 from rstar_cli.report.bars import time_by_stage, time_unit
 from rstar_cli.report.charts import Chart, charts, on_page, themed, write_charts
 from rstar_cli.report.collect import told_methods
-from rstar_cli.report.drawings import calibration, coverage
+from rstar_cli.report.drawings import by_tokens, calibration, coverage
 from rstar_cli.report.gather import gather
 from rstar_cli.report.page import as_json, report_page, write_page
 from rstar_cli.report.searches import BINS, MOST, Searches, read_searches
@@ -291,7 +291,7 @@ def test_greedy_decoding_is_told_of_the_same_problems_too(run: RunDir) -> None:
     some = [EvalRow(problem_id=f"p{i}", tokens=1, samples=scored(0.5, True).samples) for i in range(15, 25)]
     write_rows(run.round(1).evaluations / "test.samples.jsonl", some)
     found = gather(run)
-    assert found["same"] == {"test": {1: {"accuracy": 0.5, "ci95": wilson(5, 10), "n": 10}}}
+    assert found["same"] == {"test": {1: {"accuracy": 0.5, "ci95": wilson(5, 10), "n": 10, "tokens": 10}}}
     table = accuracies(collect(run), found["same"])[0]
     heads = re.findall("<th>(.*?)</th>", table)
     assert heads[:3] == ["", "greedy", "greedy, the same 10"], "beside what it is compared with"
@@ -303,6 +303,27 @@ def test_greedy_decoding_is_told_of_the_same_problems_too(run: RunDir) -> None:
         list(read_rows(run.round(1).evaluations / "test.greedy.jsonl", EvalRow)),
     )
     assert gather(run)["same"] == {}, "of all of them there is nothing to tell apart"
+
+
+def test_methods_are_compared_on_the_same_problems(run: RunDir) -> None:
+    """Of the dots of accuracy against tokens, the one of greedy decoding is of the problems of the others."""
+    same = {"accuracy": 0.5, "ci95": (0.2, 0.8), "n": 10, "tokens": 7000}
+    places = []
+    for told in (None, same):
+        axes, drawing = Figure().subplots(), by_tokens(collect(run), told)
+        assert drawing is not None
+        drawing.draw(axes)
+        dots = {dot.get_label(): dot.lines[0].get_xydata()[0].tolist() for dot in axes.containers}
+        places.append(dots.pop("greedy"))
+        assert dots
+    assert places[1] == [700, 0.5] != places[0]
+    shown = {chart.name: chart.about for chart in charts(collect(run), gather(run))}
+    assert "greedy decoding too on the 1 problems" not in shown["accuracy_by_tokens"], "its problem is of another set"
+    write_rows(
+        run.round(2).evaluations / "test.samples.jsonl", [scored(0.5, True).model_copy(update={"problem_id": "p1"})]
+    )
+    shown = {chart.name: chart.about for chart in charts(collect(run), gather(run))}
+    assert "greedy decoding too on the 1 problem" in shown["accuracy_by_tokens"]
 
 
 def test_names_of_methods_and_sets_are_explained(run: RunDir) -> None:
