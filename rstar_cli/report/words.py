@@ -12,7 +12,7 @@ from rstar_cli.report.collect import told_methods
 _METHODS = {
     "greedy": "one solution a problem, at each token the likeliest; nothing is drawn",
     "pass": "the chance that at least one of {n} sampled solutions is right: what picking among them can reach at most",
-    "majority": "the answer that most of {n} sampled solutions have",
+    "majority": "the commonest answer of {n} sampled solutions",
     "weighted": "a vote of {n} sampled solutions, each counting by the value that the PRM gives it",
     "best_of_n": "of {n} sampled solutions the one that the PRM gives the highest value",
 }
