@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rstar_cli.layout import write_bytes
 from rstar_cli.report import figure
 from rstar_cli.report.bars import dropped, kept, time_by_stage, tokens_by_stage
-from rstar_cli.report.collect import last_figures
+from rstar_cli.report.collect import last_figures, series
 from rstar_cli.report.drawings import (
     INK,
     LINE,
@@ -82,18 +83,21 @@ def charts(report: dict[str, Any], found: dict[str, Any]) -> list[Chart]:
         report: as `collect` gives it.
         found: as `gather` gives it.
     """
-    asked = [*_of_accuracy(report), *_of_searches(found["rounds"])]
+    asked = [*_of_accuracy(report, found["same"]), *_of_searches(found["rounds"])]
     return [Chart(name, title, about, *drawn) for name, title, about, drawn in asked if drawn is not None]
 
 
-def _of_accuracy(report: dict[str, Any]) -> list[_Asked]:
+def _of_accuracy(report: dict[str, Any], by_set: dict[str, dict[int, dict[str, Any]]]) -> list[_Asked]:
     main = next(iter(report["sets"]), "")
+    last = max(series(report, main, "greedy"), default=0)
+    same = by_set.get(main, {}).get(last) if "greedy" in last_figures(report) else None
     greedy = f"Greedy decoding on {main}, with {_INTERVAL}s"
-    spent = f"One dot a method, the last evaluated round, with {_INTERVAL}s."
+    spent = f"One dot a method, the last evaluated round, with {_INTERVAL}s"
+    spent += f"; greedy decoding too on the {same['n']:,} problems that the others were given." if same else "."
     return [
         ("accuracy_by_level", "Accuracy by level", f"{greedy}; a\u00a0line\u00a0a\u00a0level.", by_level(report)),
         ("accuracy_by_subject", "Accuracy by subject", f"{greedy}; the last evaluated round.", by_subject(report)),
-        ("accuracy_by_tokens", "Accuracy against tokens", spent, by_tokens(report)),
+        ("accuracy_by_tokens", "Accuracy against tokens", spent, by_tokens(report, same)),
         (
             "accuracy_by_samples",
             "Accuracy by number of samples",
@@ -105,7 +109,8 @@ def _of_accuracy(report: dict[str, Any]) -> list[_Asked]:
 
 
 def _of_searches(rounds: Sequence[dict[str, Any]]) -> list[_Asked]:
-    sure = f"Sampled solutions by the chance that the PRM gives them, and how many are right ({_INTERVAL}s)."
+    sure = "Sampled solutions by the chance that the PRM gives them, and how many are right: the last round with "
+    sure += f"{_INTERVAL}s, earlier ones faint."
     return [
         (
             "coverage_by_level",
@@ -157,7 +162,7 @@ def left_out(report: dict[str, Any]) -> str:
 
 def on_page(chart: Chart) -> str:
     """A chart as SVG for the page, which has its title."""
-    return themed(_drawn(chart, "svg", {**_PAGE, "svg.hashsalt": chart.name}).decode())
+    return themed(_drawn(chart, "svg", {**_PAGE, "svg.hashsalt": chart.name}).decode(), f"{chart.title}. {chart.about}")
 
 
 def write_charts(drawn: Sequence[Chart], folder: Path) -> list[Path]:
@@ -174,14 +179,23 @@ def write_charts(drawn: Sequence[Chart], folder: Path) -> list[Path]:
     return paths
 
 
-def themed(svg: str) -> str:
-    """An SVG with the page's colours and font instead of its own, without the lines above its root."""
+def themed(svg: str, label: str) -> str:
+    """An SVG with the page's colours and font instead of its own, without the lines above its root.
+
+    Args:
+        svg: a whole file.
+        label: what it shows, for who does not see it.
+    """
     body = svg[svg.index("<svg") :]
     for fixed, own in _OWN.items():
         body = body.replace(fixed.lower(), own)  # as matplotlib writes colours
     body = re.sub(r' ?font-family: [^;"]*;|<metadata>.*?</metadata>', "", body, flags=re.DOTALL)
+    end = f'role="img" aria-label="{escape(label)}">'
     return re.sub(
-        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg xmlns="http://www.w3.org/2000/svg" \1 role="img">', body, count=1
+        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>',
+        lambda found: f'<svg xmlns="http://www.w3.org/2000/svg" {found[1]} {end}',
+        body,
+        count=1,
     )
 
 

@@ -15,6 +15,8 @@ INK, LINE, ON = "#010203", "#E6E6E7", "#FDFDFE"
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A8A8A", "#B8A500")
 _LONGEST = 26
 """Characters of a subject's name that there is room for."""
+_MARKERS = "sD^v"
+"""Of the rounds that are drawn faintly, one after another."""
 _LOW = 0.02
 """A share below has no number in a histogram."""
 
@@ -145,12 +147,16 @@ def by_subject(report: dict[str, Any]) -> Drawing | None:
     return Drawing(draw, len(subjects))
 
 
-def by_tokens(report: dict[str, Any]) -> Drawing | None:
+def by_tokens(report: dict[str, Any], same: dict[str, Any] | None) -> Drawing | None:
     """Accuracy against generated tokens a problem, a dot a method; those of equal cost stand a little apart.
 
     Of a single method there is nothing to compare, and no drawing.
+
+    Args:
+        report: as `collect` gives it.
+        same: figures of greedy decoding on the other methods' problems, where they were given fewer; else None.
     """
-    methods = last_figures(report)
+    methods = last_figures(report) | ({"greedy": same} if same else {})
     shown = [method for method in told_methods(report, report["sets"][0]) if method in methods] if methods else []
     if len(shown) < 2:
         return None
@@ -225,23 +231,28 @@ def by_samples(report: dict[str, Any]) -> Drawing | None:
 
 
 def calibration(rounds: Sequence[dict[str, Any]]) -> Drawing | None:
-    """Share of right solutions by the chance that the PRM gives them, a line a round."""
+    """Share of right solutions by the chance that the PRM gives them: the last round, earlier ones faint behind it.
+
+    Bars of several rounds would hide each other, so the last one's alone are drawn.
+    """
     known = [entry for entry in rounds if entry["calibration"]]
 
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.6, linestyle=(0, (4, 3)))
         for place, entry in enumerate(known):
             chances, shares, counts = zip(*entry["calibration"], strict=True)
+            name = f"round {entry['round']}"
+            if entry is not known[-1]:
+                seen = 0.25 + 0.35 * place / len(known)  # the nearer to the last, the clearer
+                marker = _MARKERS[place % len(_MARKERS)]
+                axes.plot(
+                    chances, shares, color=PALETTE[6], alpha=seen, linewidth=1, marker=marker, markersize=4, label=name
+                )
+                continue
             bounds = [wilson(round(share * n), n) for share, n in zip(shares, counts, strict=True)]
+            errors = _errors(zip(shares, bounds, strict=True))
             axes.errorbar(
-                chances,
-                shares,
-                yerr=_errors(zip(shares, bounds, strict=True)),
-                color=PALETTE[place % len(PALETTE)],
-                marker="o",
-                markersize=4,
-                elinewidth=0.6,
-                label=f"round {entry['round']}",
+                chances, shares, yerr=errors, color=PALETTE[0], marker="o", markersize=4, elinewidth=0.8, label=name
             )
         _percent(axes, "x")
         _percent(axes, "y")

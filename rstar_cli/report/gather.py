@@ -9,6 +9,7 @@ from typing import Any
 
 from rstar_cli.jsonl import read_rows
 from rstar_cli.layout import RoundDir, RunDir, read_manifest
+from rstar_cli.metrics import wilson
 from rstar_cli.records import Choice, EvalRow, EvalSample, Problem, SolutionRow, Verdict
 from rstar_cli.report.searches import ANSWERS, read_searches
 
@@ -26,7 +27,9 @@ def gather(run: RunDir) -> dict[str, Any]:
         with a right solution, problems)}, stages {stage: {seconds, tokens, status}}, calibration [[value, share right,
         solutions]]}; `changed`: settings that are not the same in all rounds, each {stage, setting, values {round:
         value}}; `origins`: {name: texts}; `hashes`: {round: {name of what it was verified from: SHA-256}}; `problems`:
-        of the main set, see `_problems`.
+        of the main set, see `_problems`; `same`: {set: {round: {accuracy, ci95, n, tokens}}}, greedy decoding on those
+        of a set's problems that other methods were given, where these are fewer; `sets`: settings by set;
+        `temperature`: of the last samples, None: none were drawn; `run`: the run's path, as it was given.
     """
     folders = run.rounds()
     manifests = {folder.number: read_manifest(folder.manifest) for folder in folders}
@@ -37,7 +40,38 @@ def gather(run: RunDir) -> dict[str, Any]:
         "origins": _origins(run, manifests),
         "hashes": _hashes(manifests),
         "problems": _problems(run, folders, main),
+        "same": {name: found for name in run.recipe.eval_sets if (found := _same(folders, name))},
+        "sets": run.recipe.eval_sets,
+        "temperature": _temperature(manifests),
+        "run": str(run.root),
     }
+
+
+def _same(folders: Iterable[RoundDir], name: str) -> dict[int, dict[str, Any]]:
+    """Greedy decoding by round, on the problems of a set that other methods were given too, where these are fewer."""
+    found = {}
+    for folder in folders:
+        greedy = folder.evaluations / f"{name}.greedy.jsonl"
+        others = [path for path in sorted(folder.evaluations.glob(f"{name}.*.jsonl")) if path != greedy]
+        if not greedy.exists() or not others:
+            continue
+        rows = {row.problem_id: row for row in read_rows(greedy, EvalRow)}
+        ids = {row.problem_id for path in others for row in read_rows(path, EvalRow)} & {*rows}
+        if 0 < (n := len(ids)) < len(rows):
+            right = sum(rows[key].samples[0].verdict is Verdict.CORRECT for key in ids)
+            tokens = sum(rows[key].tokens for key in ids)
+            found[folder.number] = {"accuracy": right / n, "ci95": wilson(right, n), "n": n, "tokens": tokens}
+    return found
+
+
+def _temperature(manifests: dict[int, dict[str, Any]]) -> float | None:
+    drawn = [
+        entry.get("config", {}).get("temperature")
+        for stages in manifests.values()
+        for name, entry in stages.items()
+        if name.startswith("evaluate ") and name.endswith(" samples")
+    ]
+    return drawn[-1] if drawn else None
 
 
 def _round(folder: RoundDir, stages: dict[str, Any], main: str) -> dict[str, Any]:

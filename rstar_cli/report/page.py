@@ -31,6 +31,7 @@ from rstar_cli.report.tables import (
     table,
     training_data,
 )
+from rstar_cli.report.words import explained
 
 _SECTIONS = {"accuracy": "Accuracy", "charts": "What happened", "origins": "Data, cost and origins"}
 """Headings of the parts that every page has, by the link to them."""
@@ -85,6 +86,8 @@ def report_page(report: dict[str, Any], found: dict[str, Any], name: str) -> str
     curve = {"wide": draw_figure(report), "narrow": draw_figure(report, narrow=True)} if report["sets"] else {}
     searches = listed_searches(found["rounds"])
     figures = "".join(_figure(chart) for chart in charts(report, found))
+    words = explained(report, found["sets"], found["temperature"])
+    label = f"Accuracy by round. {_lead(report)}"
     claimed = f'<p class="hint">{escape(claims_told(report))}</p>'
     return assemble(
         "report",
@@ -93,9 +96,9 @@ def report_page(report: dict[str, Any], found: dict[str, Any], name: str) -> str
         WARNINGS=_warnings(report, found),
         PARTS=_parts(report, found),
         **{f"HEADING_{key.upper()}": heading for key, heading in _SECTIONS.items()},
-        CURVE="".join(f'<div class="{kind}">{themed(svg)}</div>' for kind, svg in curve.items())
+        CURVE="".join(f'<div class="{kind}">{themed(svg, label)}</div>' for kind, svg in curve.items())
         + (claimed if curve else _NOTHING),
-        TABLES="".join((*accuracies(report), subjects(report), reward_models(report))),
+        TABLES="".join((*accuracies(report, found["same"]), words, subjects(report), reward_models(report))),
         CHARTS=figures or "<p>No round was searched yet.</p>",
         LEFT_OUT=f'<p class="hint">{escape(left_out(report))}</p>' if figures else "",
         PROBLEMS=asked(report, found["problems"]) + searched(searches),
@@ -103,7 +106,7 @@ def report_page(report: dict[str, Any], found: dict[str, Any], name: str) -> str
         COST=cost(found["rounds"]),
         CHANGED=changed_settings(found["changed"]),
         ORIGINS=origins(found),
-        DATA=as_json({"problems": found["problems"], "searches": searches}),
+        DATA=as_json({"run": found["run"], "problems": found["problems"], "searches": searches}),
     )
 
 

@@ -67,15 +67,20 @@ def interval(bounds: Sequence[float]) -> str:
     return f"{low}\u00a0to\u00a0{high}"
 
 
-def accuracies(report: dict[str, Any]) -> list[str]:
-    """The sets by their methods, the main one first; those of greedy decoding alone in one table."""
+def accuracies(report: dict[str, Any], same: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
+    """The sets by their methods, the main one first; those of greedy decoding alone in one table.
+
+    Args:
+        report: as `collect` gives it.
+        same: by set and round, greedy decoding on the problems of the other methods, see `gather`.
+    """
     if not report["sets"]:
         return []
     main = report["sets"][0]
     plain = [name for name in report["sets"] if shown_methods(report, name) == ["greedy"]]
     title = "Greedy accuracy by set" if main in plain else "Other sets: greedy accuracy"
     tables = [
-        _by_round(f"{name}: accuracy by method", {m: series(report, name, m) for m in told_methods(report, name)})
+        _by_round(f"{name}: accuracy by method", _columns(report, name, same.get(name, {})))
         for name in report["sets"]
         if name not in plain
     ]
@@ -86,12 +91,23 @@ def accuracies(report: dict[str, Any]) -> list[str]:
     return tables
 
 
+def _columns(
+    report: dict[str, Any], name: str, same: dict[int, dict[str, Any]]
+) -> dict[str, dict[int, dict[str, Any]]]:
+    """Figures of a set by method and round; after `greedy` what it makes of the other methods' problems."""
+    greedy, *others = told_methods(report, name)
+    columns = {greedy: series(report, name, greedy)}
+    if same:
+        columns[f"greedy, the same {_most(same)}"] = same
+    return columns | {method: series(report, name, method) for method in others}
+
+
 def _by_round(title: str, columns: dict[str, dict[int, dict[str, Any]]]) -> str:
     """A row a round, a column a method or set: accuracy over its 95 % interval."""
     numbers = sorted({number for figures in columns.values() for number in figures})
     rows = [[f"round {n}", *(_told(figures.get(n)) for figures in columns.values())] for n in numbers]
     counts = ["problems", *(_most(found) for found in columns.values())]
-    return table(f"{title}, 95\u00a0%\u00a0intervals", ["", *columns], [*rows, counts], "cards", raw=True)
+    return table(f"{title}, 95\u00a0%\u00a0intervals", ["", *columns], [*rows, counts], "cards tight", raw=True)
 
 
 def _most(found: dict[int, dict[str, Any]]) -> str:
@@ -116,7 +132,8 @@ def _costs(report: dict[str, Any]) -> str:
 def _told(figures: dict[str, Any] | None) -> str:
     if figures is None:
         return "–"
-    return f"{percent(figures['accuracy'])}<small>{interval(figures['ci95'])}</small>"
+    low, high = figures["ci95"]  # one sign for both: many columns must find room
+    return f"{percent(figures['accuracy'])}<small>{100 * low:.1f}\u00a0to\u00a0{percent(high)}</small>"
 
 
 def subjects(report: dict[str, Any]) -> str:
@@ -194,8 +211,8 @@ def searched(searches: Sequence[dict[str, Any]]) -> str:
     heads = ["problem", "gold", "right solutions", "answers", "dropped steps"]
     cut = f" Of a round with more than {MOST:,}, these are the unsolved ones first." if _any_cut(searches) else ""
     about = "Why a search failed: the answers it came to, the commonest first, and the candidate steps that were "
-    about += f"dropped.{cut} Step by step, with the PRM's value of each: "
-    about += "<code>rstar show --round N --problem ID --prm last --html tree.html</code>"
+    about += f"dropped.{cut} The command below a problem draws its search step by step; with <code>--prm last</code> "
+    about += "it tells the PRM's value of each step too."
     rounds = {str(entry["round"]): f"round {entry['round']}" for entry in reversed(searches)}
     return _finder("searches", SEARCHES, about, heads, _SOLVED, rounds)
 
@@ -227,7 +244,7 @@ def _finder(
   <h2 id="{name}-part">{escape(title)}</h2>
   <p class="hint">{about}</p>
   <div class="tools">
-    <input id="{name}-search" type="search" placeholder="words of the problem" aria-label="Words of the problem">
+    <input id="{name}-search" type="search" placeholder="words or id" aria-label="Words or id of a problem">
     {options}
     <button id="{name}-back" type="button" aria-label="Page back">&#9664;</button>
     <button id="{name}-on" type="button" aria-label="Page on">&#9654;</button>

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from rstar_cli.jsonl import read_rows
+from rstar_cli.jsonl import read_rows, write_rows
 from rstar_cli.layout import RunDir, write_bytes, write_manifest
-from rstar_cli.records import StopReason, Tree, Verdict
+from rstar_cli.records import EvalRow, EvalSample, StopReason, Tree, Verdict
 from rstar_cli.report.page import write_page
 from tests.browser.chrome import resize
 from tests.browser.conftest import visit
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 RECIPE = '[run]\ncount = 20\n[eval.test]\ncount = 60\nlevels = "1-2"\n[evaluate]\nengine = "scripted"\n'
+SAMPLE = EvalSample(answer="1", verdict=Verdict.CORRECT, tokens=1, logprob=0.0)
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +51,9 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(5):
         path, spent = run.round(number).manifest, {"seconds": 123.4, "tokens": {"generated": 1_234_567}}
         evaluated(run, number, "test", greedy=figures(170 - number), **sampled(60 + 10 * number))
+        for kind, count in (("greedy", 2), ("samples", 1)):
+            rows = [EvalRow(problem_id=str(i), tokens=1, samples=(SAMPLE,)) for i in range(count)]
+            write_rows(run.round(number).evaluations / f"test.{kind}.jsonl", rows)
         for name in ("validation", "rare", "level6"):
             evaluated(run, number, name, greedy=figures(70 + number))
             write_manifest(path, f"evaluate {name} greedy", {**spent, "config": {"rollouts": number}})
@@ -93,7 +98,7 @@ def test_nothing_scrolls_sideways_and_no_number_is_broken(
     browser: Chrome, page: str, request: pytest.FixtureRequest
 ) -> None:
     visit(browser, request.getfixturevalue(page))
-    for width in (browser.execute_script("return innerWidth"), 320, 800):  # type: ignore[no-untyped-call]
+    for width in (browser.execute_script("return innerWidth"), 320, 800, 1010):  # type: ignore[no-untyped-call]
         resize(browser, width, 900)
         assert browser.execute_script(SIDEWAYS) == [], width  # type: ignore[no-untyped-call]
         assert browser.execute_script(BROKEN) == [], width  # type: ignore[no-untyped-call]
@@ -151,7 +156,10 @@ def test_problems_are_found(browser: Chrome, report: Path) -> None:
     for _ in range(5):
         press(browser, "#problems-on")
     assert find(browser, "#problems-count").text == "51 to 60 of 60"
-    assert not find(browser, "#problems-on").is_enabled()
+    back, on = (find(browser, f"#problems-{name}") for name in ("back", "on"))
+    assert (back.is_enabled(), on.is_enabled()) == (True, False)
+    assert float(on.value_of_css_property("opacity")) < 0.5 < float(back.value_of_css_property("opacity"))
+    assert on.value_of_css_property("cursor") != "pointer", "and looks so"
     counts = []
     for keep in ("right", "wrong"):
         find(browser, f"#problems-keep option[value={keep}]").click()
@@ -166,6 +174,8 @@ def test_problems_are_found(browser: Chrome, report: Path) -> None:
     assert find(browser, f"{rows} td").text.split("\n") == first
     find(browser, "#problems-search").send_keys("nothing has this")
     assert find(browser, "#problems-count").text == "none"
+    assert [row.text for row in browser.find_elements("css selector", rows)] == ["no problem matches"]
+    assert find(browser, "#problems-search").get_attribute("placeholder") == "words or id"
 
 
 def test_it_says_why_searches_failed(browser: Chrome, report: Path) -> None:
@@ -174,7 +184,7 @@ def test_it_says_why_searches_failed(browser: Chrome, report: Path) -> None:
     seen = 0
     for keep in ("unsolved", "solved"):
         find(browser, f"#searches-keep option[value={keep}]").click()
-        for row in browser.find_elements("css selector", "#searches tr"):
+        for row in browser.find_elements("css selector", "#searches tr:has(small)"):
             cells = row.find_elements("css selector", "td")
             tree = trees[cells[0].text.split("\n")[1].split(",")[0]]
             ended = [node for node in tree.nodes if node.stop is StopReason.ANSWER and node.visits]
@@ -186,6 +196,19 @@ def test_it_says_why_searches_failed(browser: Chrome, report: Path) -> None:
             assert (str(failed) in cells[4].text) or not failed
             seen += 1
     assert seen
+
+
+def test_a_search_has_the_command_that_draws_it(browser: Chrome, report: Path) -> None:
+    visit(browser, report)
+    find(browser, "#searches-keep option[value=all]").click()
+    press(browser, "#searches summary")
+    shown = find(browser, "#searches .command")
+    name = find(browser, "#searches td small").text.split(",")[0]
+    assert shown.text == f"rstar show --run run --round 1 --problem {name} --html tree.html"
+    rstar(*shown.text.split()[1:], cwd=report.parent.parent)
+    assert name in (report.parent.parent / "tree.html").read_text()
+    odd = browser.execute_script('return [quoted("a/b_1.c"), quoted("two words"), quoted("it\'s")]')  # type: ignore[no-untyped-call]
+    assert [shlex.split(word) for word in odd] == [["a/b_1.c"], ["two words"], ["it's"]]
 
 
 def press(browser: Chrome, css: str) -> None:

@@ -9,9 +9,12 @@ from typing import Any
 
 import orjson
 import pytest
+from matplotlib.figure import Figure
 
-from rstar_cli.jsonl import write_rows
+from rstar_cli.config import EvalSetConfig
+from rstar_cli.jsonl import read_rows, write_rows
 from rstar_cli.layout import RunDir, write_bytes, write_manifest
+from rstar_cli.metrics import wilson
 from rstar_cli.records import (
     Choice,
     EvalRow,
@@ -25,11 +28,13 @@ from rstar_cli.records import (
 from rstar_cli.report import collect
 from rstar_cli.report.bars import time_by_stage, time_unit
 from rstar_cli.report.charts import Chart, charts, on_page, themed, write_charts
-from rstar_cli.report.drawings import coverage
+from rstar_cli.report.collect import told_methods
+from rstar_cli.report.drawings import by_tokens, calibration, coverage
 from rstar_cli.report.gather import gather
 from rstar_cli.report.page import as_json, report_page, write_page
 from rstar_cli.report.searches import BINS, MOST, Searches, read_searches
-from rstar_cli.report.tables import cost
+from rstar_cli.report.tables import accuracies, cost
+from rstar_cli.report.words import explained
 from tests.unit.test_extract import TREE, choose, rows
 from tests.unit.test_report import evaluated, figures, sampled
 
@@ -144,6 +149,7 @@ def test_a_chart_for_all_there_is_to_show(run: RunDir, tmp_path: Path) -> None:
     for chart in drawn:
         svg = on_page(chart)
         assert svg.startswith('<svg xmlns="http://www.w3.org/2000/svg" viewBox='), chart.name
+        assert f'role="img" aria-label="{chart.title}. ' in svg, "and says what it is to who does not see it"
         assert "currentColor" in svg, "text has the page's colour"
         assert "<text" in svg, "and is text"
         assert "font-family" not in svg, "in the page's font"
@@ -275,9 +281,83 @@ def test_what_prm_intervals_and_training_counts_are(run: RunDir) -> None:
     write_manifest(run.round(1).manifest, "train-prm", {"counts": {"held-out accuracy": held_out}, "seconds": 1.0})
     page = report_page(collect(run), gather(run), "r")
     part = page[page.index("pairs ranked right") :]
-    assert cells(part)["round 1"] == ["80.0 % 75.0 % to 85.0 %, n = 1,354"]
+    assert cells(part)["round 1"] == ["80.0 % 75.0 to 85.0 %, n = 1,354"]
     assert "The intervals count by problem" in part
     assert cells(page[page.index("Training data") :])["round 1"] == ["600", "583", "10,911"]
+
+
+def test_greedy_decoding_is_told_of_the_same_problems_too(run: RunDir) -> None:
+    """Of 40 problems the first 20 a round are right; samples are of some of these 40, or of all."""
+    some = [EvalRow(problem_id=f"p{i}", tokens=1, samples=scored(0.5, True).samples) for i in range(15, 25)]
+    write_rows(run.round(1).evaluations / "test.samples.jsonl", some)
+    found = gather(run)
+    assert found["same"] == {"test": {1: {"accuracy": 0.5, "ci95": wilson(5, 10), "n": 10, "tokens": 10}}}
+    table = accuracies(collect(run), found["same"])[0]
+    heads = re.findall("<th>(.*?)</th>", table)
+    assert heads[:3] == ["", "greedy", "greedy, the same 10"], "beside what it is compared with"
+    shown = {number: row[1] for number, row in cells(table).items()}
+    told = "50.0 % 23.7 to 76.3 %"
+    assert shown == {"round 0": "–", "round 1": told, "round 2": "–", "problems": "10"}
+    write_rows(
+        run.round(1).evaluations / "test.samples.jsonl",
+        list(read_rows(run.round(1).evaluations / "test.greedy.jsonl", EvalRow)),
+    )
+    assert gather(run)["same"] == {}, "of all of them there is nothing to tell apart"
+
+
+def test_methods_are_compared_on_the_same_problems(run: RunDir) -> None:
+    """Of the dots of accuracy against tokens, the one of greedy decoding is of the problems of the others."""
+    same = {"accuracy": 0.5, "ci95": (0.2, 0.8), "n": 10, "tokens": 7000}
+    places = []
+    for told in (None, same):
+        axes, drawing = Figure().subplots(), by_tokens(collect(run), told)
+        assert drawing is not None
+        drawing.draw(axes)
+        dots = {dot.get_label(): dot.lines[0].get_xydata()[0].tolist() for dot in axes.containers}
+        places.append(dots.pop("greedy"))
+        assert dots
+    assert places[1] == [700, 0.5] != places[0]
+    shown = {chart.name: chart.about for chart in charts(collect(run), gather(run))}
+    assert "greedy decoding too on the 1 problems" not in shown["accuracy_by_tokens"], "its problem is of another set"
+    write_rows(
+        run.round(2).evaluations / "test.samples.jsonl", [scored(0.5, True).model_copy(update={"problem_id": "p1"})]
+    )
+    shown = {chart.name: chart.about for chart in charts(collect(run), gather(run))}
+    assert "greedy decoding too on the 1 problem" in shown["accuracy_by_tokens"]
+
+
+def test_names_of_methods_and_sets_are_explained(run: RunDir) -> None:
+    sets = {"test": EvalSetConfig(), "hard": EvalSetConfig(levels="6", sampled=0, rare=True), "own": EvalSetConfig()}
+    evaluated(run, 2, "hard", greedy=figures(20))
+    evaluated(run, 2, "test", greedy=figures(20), **sampled(100))
+    report = collect(run)
+    lines = dict(re.findall("<li><b>(.*?)</b>: (.*?)</li>", explained(report, sets, 0.7)))
+    methods = [m for m in told_methods(report, "test") if m != "greedy"]
+    assert list(lines) == ["greedy", *methods, "samples", "test", "hard"], "what there is, and no more"
+    assert "of 16 rollouts" in lines["mcts@16"]
+    assert "of the solutions of mcts@16 the 4 " in lines["mcts_top4@16"]
+    assert lines["samples"] == "drawn at temperature 0.7"
+    assert lines["test"] == "a set of the recipe: synthetic; levels 1 to 5"
+    assert lines["hard"] == (
+        "a set of the recipe: synthetic; level 6; compositions that are rare in training; greedy decoding alone"
+    )
+    assert "samples" not in dict(re.findall("<li><b>(.*?)</b>: (.*?)</li>", explained(report, sets, None)))
+    write_manifest(run.round(2).manifest, "evaluate test samples", {"config": {"temperature": 0.9}})
+    assert "drawn at temperature 0.9" in report_page(report, gather(run), "r")
+
+
+def test_of_calibrations_the_last_alone_has_bars_and_colour(run: RunDir) -> None:
+    points = [(0.2, 0.25, 40), (0.8, 0.75, 40)]
+    rounds = [{"round": number, "calibration": points} for number in (1, 2, 3)]
+    drawing = calibration(rounds)
+    assert drawing is not None
+    axes = Figure().subplots()
+    drawing.draw(axes)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["round 1", "round 2", "round 3"]
+    assert len(axes.containers) == 1
+    assert axes.containers[0].get_label() == "round 3"
+    faint = {line.get_label(): line.get_alpha() for line in axes.lines if line.get_alpha()}
+    assert 0 < faint["round 1"] < faint["round 2"] < 0.7
 
 
 def test_no_number_breaks_from_its_unit(run: RunDir) -> None:
@@ -309,6 +389,7 @@ def test_a_contaminated_round_is_told_at_the_top(run: RunDir) -> None:
 def test_what_is_not_at_home_in_a_page_is_taken_out_of_an_svg() -> None:
     head = '<?xml version="1.0"?><!DOCTYPE svg>\n<svg width="9pt" viewBox="0 0 9 9" version="1.1">'
     svg = head + '<path style="fill: #222222"/></svg>'
-    assert themed(svg) == (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9" role="img"><path style="fill: currentColor"/></svg>'
+    assert themed(svg, 'A\\1 "line".') == (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9" role="img" aria-label="A\\1 &quot;line&quot;.">'
+        '<path style="fill: currentColor"/></svg>'
     )

@@ -64,8 +64,17 @@ const PROBLEMS = {
     ...(data.problems.sampled === null ? [] : [row[5] ? answers(row[5], "") : cell("td", "–")]),
   ],
 };
+// What a shell takes for one word.
+const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`);
+function command([id]) {
+  const shown = cell("pre", `rstar show --run ${quoted(data.run)} --round ${el("searches-round").value} --problem ${quoted(id)} --html tree.html`);
+  shown.className = "command";
+  return cell("details", cell("summary", "command that draws its tree"), shown);
+}
+
 const SEARCHES = {
   keep: { unsolved: (row) => !row[4], solved: (row) => row[4] > 0, all: () => true },
+  below: command,
   rows: () => data.searches.find((found) => String(found.round) === el("searches-round").value).rows,
   cells: ([, , , , solved, finished, found, dropped]) => [
     solved === null ? cell("td", "not graded") : answer("td", `${solved} of ${finished}`, solved ? "correct" : "incorrect", ""),
@@ -74,7 +83,7 @@ const SEARCHES = {
   ],
 };
 
-function finder(name, { keep, rows, cells }) {
+function finder(name, { keep, rows, cells, below }) {
   const heads = [...el(name).parentElement.querySelectorAll("th")].map((head) => head.textContent);
   let first = 0;
   function draw() {
@@ -86,8 +95,14 @@ function finder(name, { keep, rows, cells }) {
     el(name).replaceChildren(...found.slice(first, first + PAGE).map((row) => {
       const made = cell("tr", statement(row), cell("td", whole(row[3] || "–")), ...cells(row));
       [...made.children].forEach((one, i) => { one.dataset.head = heads[i]; });
+      if (below) made.firstChild.append(below(row));
       return made;
     }));
+    if (!found.length) {
+      const none = cell("td", "no problem matches");
+      none.colSpan = heads.length;
+      el(name).append(cell("tr", none));
+    }
     const end = Math.min(found.length, first + PAGE);
     el(`${name}-count`).textContent = found.length ? `${first + 1} to ${end} of ${found.length.toLocaleString("en")}` : "none";
     el(`${name}-back`).disabled = first === 0;
