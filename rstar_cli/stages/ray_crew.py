@@ -7,6 +7,7 @@ takes its place. The journal stays with the driver.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,9 +22,10 @@ from rstar_cli.interrupts import asked
 from rstar_cli.jsonl import dump
 from rstar_cli.protocols import EngineInfo
 from rstar_cli.records import Problem, Row
-from rstar_cli.screen import note
 from rstar_cli.stages.crew import Here, Models, RowT, Solve, Spent, Stopped
 from rstar_cli.stages.ray_cluster import Cluster, enter
+
+logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0
 """Seconds after which a word is said of actors that do not answer."""
@@ -148,7 +150,7 @@ class RayCrew:
                 self._start()
             told = next(iter(self._actors.values())).info.remote()
             if not cluster.ray.wait([told], timeout=PATIENCE)[0]:
-                note("no actor has answered yet: models load, or others hold the cluster's resources (see ray status)")
+                logger.warning("no actor has answered yet: models load, or others hold the cluster (see ray status)")
             self._info: EngineInfo = cluster.answer(told)
             self._stack = stack.pop_all()
 
