@@ -106,7 +106,8 @@ def test_a_dry_run_tells_of_their_base(trained: tuple[Path, Path], tmp_path: Pat
         dry_run_train(TrainPlace(input=tmp_path / "rows.jsonl", output=tmp_path / "o", model=str(path)), config, None)
         for path in trained
     ]
-    assert told[0].figures["memory on cpu"] == told[1].figures["memory on cpu"]
+    needed = [str(summary.figures["memory on cpu"]).split(" of ")[0] for summary in told]  # what is free changes
+    assert needed[0] == needed[1]
     report = fit(merged, tmp_path / "out", held_out=0.3, epochs=3)
     assert (told[0].figures["rows"], told[0].figures["rows held out"]) == (report.rows, report.held_out_rows)
     assert told[0].figures["updates"] == report.updates
