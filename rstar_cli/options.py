@@ -80,7 +80,7 @@ class GeneratePlace(ShardedPlace):
     output: Path | None = None
     """Write trees to this file, outside any run."""
     skip_bad_lines: bool = False
-    """Set bad lines of --problems aside in a file beside the output, and go on; the exit code is 7 then."""
+    """Set bad lines of --problems or --trees aside in a file beside the output, and go on; the exit code is 7 then."""
 
 
 class VerifyPlace(ShardedPlace):

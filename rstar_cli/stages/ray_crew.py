@@ -135,8 +135,7 @@ class RayCrew:
     def __init__(self, models: Models) -> None:
         self._cluster = cluster = Cluster(models.config.actors, gpus=True)
         settings = {
-            "exec_workers": models.config.exec_workers
-            or cluster.shares[0].workers,  # a machine's actors share its cores
+            "exec_workers": models.config.exec_workers or cluster.shares[0].workers,
             "in_flight": in_flight(models.config.in_flight, len(models.problems), len(cluster.shares)),
         }
         self._models = replace(models, config=models.config.model_copy(update=settings))
